@@ -1,0 +1,60 @@
+"""The shape of a conversation: special tokens, roles, parts. Torch-free; `tokenizer/render.py` turns it into ids.
+
+A conversation is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…" | parts}, …]}, where
+parts is a list of {"type": "text" | "python" | "python_output", "text": "…"}. Other keys belong to the task it came from.
+"""
+
+from typing import Any
+
+from nanochat_core.errors import DataError
+
+SPECIAL_TOKENS = (
+    "<|bos|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+)
+PART_TYPES = ("text", "python", "python_output")
+
+
+def parts_of(content: Any) -> list[dict[str, str]]:
+    """Return a message's content as a list of parts: a string becomes one text part."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def normalize(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages with a leading system message merged into the first user message (joined by a blank line).
+
+    Raises DataError where roles do not alternate user, assistant, user, …, or a content has another shape.
+
+    >>> normalize([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
+    """
+    if messages and messages[0].get("role") == "system":
+        if len(messages) < 2 or messages[1].get("role") != "user" or not isinstance(messages[1].get("content"), str):
+            raise DataError("A system message must be followed by a user message of plain text.")
+        merged = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+        messages = [merged, *messages[2:]]
+    if not messages:
+        raise DataError("A conversation needs at least one message besides the system message.")
+    for index, message in enumerate(messages):
+        expected = "user" if index % 2 == 0 else "assistant"
+        if message.get("role") != expected:
+            raise DataError(f"Message {index} has the role {message.get('role')!r}, expected {expected!r}.")
+        _check_content(message.get("content"), index, expected)
+    return messages
+
+
+def _check_content(content: Any, index: int, role: str) -> None:
+    if isinstance(content, str):
+        return
+    if role == "user" or not isinstance(content, list):
+        raise DataError(f"Message {index} ({role}) has content of type {type(content).__name__}, expected text.")
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") not in PART_TYPES or not isinstance(part.get("text"), str):
+            raise DataError(f"Message {index} has the part {part!r}; a part is {{type: {'|'.join(PART_TYPES)}, text: …}}.")

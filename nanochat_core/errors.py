@@ -1,0 +1,56 @@
+"""Errors that a user can act on. Each message says what happened, what was expected and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_BAD_INPUT = 2
+EXIT_PREEMPTED = 75
+
+
+class NanochatError(Exception):
+    """Something the user can fix; shown as one line, without a traceback. `exit_code` is the process's exit status."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class SpecError(NanochatError):
+    """A recipe, field or value that does not exist or does not fit the others."""
+
+
+class DataError(NanochatError):
+    """Input data that is missing, empty, corrupt or not what it claims to be."""
+
+
+class ArtifactError(NanochatError):
+    """A file of a finished stage that is missing, damaged or belongs to something else."""
+
+
+class CheckpointError(NanochatError):
+    """A checkpoint that cannot be written, or must not be loaded."""
+
+
+class StageFailed(NanochatError):
+    """A stage's process ended without a result. `exit_code` is what its guard reported."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Preempted(NanochatError):
+    """The stage was asked to stop and has saved its state; running it again continues it."""
+
+    exit_code = EXIT_PREEMPTED
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the closest known name, or the list of known names when none is close.
+
+    >>> did_you_mean("dem", ["demo", "speedrun"])
+    " (did you mean 'demo'?)"
+    >>> did_you_mean("zzz", ["demo", "speedrun"])
+    ' (known: demo, speedrun)'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"

@@ -1,0 +1,68 @@
+"""Batch size, horizon and rate multipliers from the size of the model. Pure functions, torch-free.
+
+classic: the fixed rules of the Oct 2025 recipe. full: tuned at depth 12 and carried over by the Power Lines exponent
+(Bergsma et al. 2025, batch ~ tokens^0.383), the square-root rule for rates, and a constant B / (rate · decay · tokens).
+"""
+
+import math
+
+from nanochat_core.model.accounting import scaling_parameters
+from nanochat_core.specs import ModelSpec
+
+REFERENCE_BATCH_TOKENS = 2**19
+REFERENCE_DEPTH = 12
+REFERENCE_WIDTH = 768
+REFERENCE_WEIGHT_DECAY = 0.28
+
+
+def _reference_tokens(model: ModelSpec, vocab_size: int, ratio: float) -> float:
+    reference = ModelSpec(arch="full", depth=REFERENCE_DEPTH, sequence_len=model.sequence_len)
+    return ratio * scaling_parameters(reference, vocab_size)
+
+
+def horizon_tokens(model: ModelSpec, vocab_size: int, ratio: float) -> int:
+    """Return the number of training tokens: `ratio` for each parameter that counts."""
+    return int(ratio * scaling_parameters(model, vocab_size))
+
+
+def batch_tokens(model: ModelSpec, vocab_size: int, ratio: float) -> int:
+    """Return the tokens of an optimizer step: 2^19 for classic, the nearest power of two of the rule for full.
+
+    >>> batch_tokens(ModelSpec(arch="full", depth=24), 32_768, 12)
+    1048576
+    """
+    if model.arch == "classic":
+        return REFERENCE_BATCH_TOKENS
+    growth = horizon_tokens(model, vocab_size, ratio) / _reference_tokens(model, vocab_size, ratio)
+    return 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * growth**0.383))
+
+
+def weight_decay(model: ModelSpec, vocab_size: int, ratio: float) -> float:
+    """Return Muon's decay: none for classic; .28·√(B/B_ref)·(D_ref/D) for full.
+
+    >>> round(weight_decay(ModelSpec(arch="full", depth=24), 32_768, 12), 4)
+    0.0597
+    """
+    if model.arch == "classic":
+        return 0.0
+    shrink = _reference_tokens(model, vocab_size, ratio) / horizon_tokens(model, vocab_size, ratio)
+    return REFERENCE_WEIGHT_DECAY * rate_batch_factor(model, batch_tokens(model, vocab_size, ratio)) * shrink
+
+
+def rate_batch_factor(model: ModelSpec, total_batch_tokens: int) -> float:
+    """Return the multiplier of the rates for the batch size: 1 for classic, √(B/2^19) for full."""
+    return 1.0 if model.arch == "classic" else math.sqrt(total_batch_tokens / REFERENCE_BATCH_TOKENS)
+
+
+def rate_width_factor(n_embd: int) -> float:
+    """Return the multiplier of the AdamW rates of embedding and head: (C/768)^-½.
+
+    >>> rate_width_factor(768)
+    1.0
+    """
+    return (n_embd / REFERENCE_WIDTH) ** -0.5
+
+
+def train_shards(tokens: int, *, characters_per_token: float = 4.8, shard_characters: int = 250_000_000) -> int:
+    """Return how many shards hold `tokens` tokens, with a tenth in reserve."""
+    return max(1, math.ceil(1.1 * tokens * characters_per_token / shard_characters))

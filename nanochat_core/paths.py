@@ -1,0 +1,31 @@
+"""Where things live on disk. Everything that the project writes is below one base folder."""
+
+import os
+from pathlib import Path
+
+
+def base_dir() -> Path:
+    """Return $NANOCHAT_BASE_DIR, or ~/.cache/nanochat, as an absolute path (not created)."""
+    return Path(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat").expanduser().absolute()
+
+
+def artifacts_dir(base: Path) -> Path:
+    """One folder for each stage, and in it one for each fingerprint."""
+    return base / "artifacts"
+
+
+def locks_dir(base: Path) -> Path:
+    return base / "locks"
+
+
+def reports_dir(base: Path) -> Path:
+    return base / "reports"
+
+
+def prefect_home(base: Path) -> Path:
+    """Prefect's records lie beside the artifacts, so that the two live and die together."""
+    return base / "prefect"
+
+
+def mlflow_dir(base: Path) -> Path:
+    return base / "mlflow"

@@ -1,0 +1,265 @@
+"""Recipes: functions that return a `PipelineSpec`, and `resolve`, which derives every field left empty. Torch-free."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.model.accounting import derive_shape, flops_per_token, parameter_counts
+from nanochat_core.optim import scaling
+from nanochat_core.recipes_demo import demo
+from nanochat_core.specs import (
+    ConversationsSpec,
+    DataSource,
+    DownloadSpec,
+    EvaluateSpec,
+    FinetuneSpec,
+    MixtureItem,
+    ModelSpec,
+    OptimizerSpec,
+    PipelineSpec,
+    PretrainSpec,
+    RLSpec,
+    TaskDataSpec,
+    TaskDataset,
+    TokenizerSpec,
+)
+
+FINEWEB = "karpathy/fineweb-edu-100b-shuffle"
+CLIMBMIX = "karpathy/climbmix-400b-shuffle"
+ALL_TASK_DATA: tuple[TaskDataset, ...] = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
+CHAT_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")
+
+PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
+    "classic_d20": {
+        "base": {"core": 0.2219, "bpb": 0.81},
+        "mid": {
+            "ARC-Easy": 0.3561,
+            "ARC-Challenge": 0.2875,
+            "MMLU": 0.3111,
+            "GSM8K": 0.0250,
+            "HumanEval": 0.0671,
+            "chatcore": 0.0730,
+        },
+        "sft": {
+            "ARC-Easy": 0.3876,
+            "ARC-Challenge": 0.2807,
+            "MMLU": 0.3151,
+            "GSM8K": 0.0455,
+            "HumanEval": 0.0854,
+            "chatcore": 0.0884,
+        },
+    },
+    "classic_d30": {"sft": {"MMLU": 0.40, "ARC-Easy": 0.70, "GSM8K": 0.20}},
+    "speedrun": {"base": {"core": 0.2626, "bpb": 0.718}},
+}  # nanochat's README, discussion 1 (Oct 2025) and leaderboard (Mar 2026)
+
+
+def _items(*pairs: tuple[str, int | None, int]) -> tuple[MixtureItem, ...]:
+    return tuple(MixtureItem(task=task, rows=rows, epochs=epochs) for task, rows, epochs in pairs)
+
+
+def _rl() -> RLSpec:
+    return RLSpec(conversations=ConversationsSpec(mixture=_items(("GSM8K", None, 1))))
+
+
+def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
+    """The $100 speedrun of October 2025 and its larger tiers."""
+    midtrain_mixture = _items(
+        ("SmolTalk", None, 1),
+        ("MMLU", None, 1),
+        ("GSM8K", None, 1),
+        ("SimpleSpelling", 200_000, 1),
+        ("SpellingBee", 80_000, 1),
+    )
+    sft_mixture = _items(
+        ("ARC-Easy", None, 1),
+        ("ARC-Challenge", None, 1),
+        ("GSM8K", None, 1),
+        ("SmolTalk", 10_000, 1),
+        ("SimpleSpelling", 300, 1),
+        ("SpellingBee", 300, 1),
+    )
+    return PipelineSpec(
+        recipe=name,
+        download=DownloadSpec(dataset=FINEWEB, train_shards=train_shards),
+        task_data=TaskDataSpec(datasets=ALL_TASK_DATA),
+        tokenizer=TokenizerSpec(vocab_size=65_536),
+        pretrain=PretrainSpec(model=ModelSpec(depth=depth)),
+        midtrain=FinetuneSpec(
+            conversations=ConversationsSpec(mixture=midtrain_mixture),
+            mask="none",
+            batching="stream",
+            batch_rows=256,
+        ),
+        sft=FinetuneSpec(
+            conversations=ConversationsSpec(mixture=sft_mixture),
+            optimizer=OptimizerSpec(lr_scale=0.02, warmdown_ratio=1.0),
+        ),
+        rl=_rl(),
+        evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS),
+    )
+
+
+def classic_d20() -> PipelineSpec:
+    """d20, 560,988,160 parameters, 11.2B tokens: about 3 h 51 min and $100 on 8xH100."""
+    return _classic("classic_d20", 20, 240)
+
+
+def classic_d26() -> PipelineSpec:
+    """d26: about 12 h and $300 on 8xH100."""
+    return _classic("classic_d26", 26, 450)
+
+
+def classic_d30() -> PipelineSpec:
+    """d30: about 24 h on 8xH100."""
+    return _classic("classic_d30", 30, 650)
+
+
+def classic_d32() -> PipelineSpec:
+    """d32: about 41.6 h and $1,000 on 8xH100."""
+    return _classic("classic_d32", 32, 800)
+
+
+def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, precision: str, with_rl: bool) -> PipelineSpec:
+    """The block set and scaling rules of March 2026."""
+    mixture = _items(("SmolTalk", None, 1), ("MMLU", None, 3), ("GSM8K", None, 4))
+    return PipelineSpec(
+        recipe=name,
+        download=DownloadSpec(dataset=CLIMBMIX, train_shards=train_shards),
+        task_data=TaskDataSpec(datasets=ALL_TASK_DATA),
+        tokenizer=TokenizerSpec(vocab_size=32_768),
+        pretrain=PretrainSpec(
+            model=ModelSpec(arch="full", depth=depth),
+            optimizer=OptimizerSpec(
+                embedding_lr=0.3, head_lr=0.008, warmdown_ratio=0.65, final_lr_ratio=0.05, grad_clip=None
+            ),
+            precision=precision,
+            tokens_per_parameter=ratio,
+            validation_tokens=80 * 524_288,
+        ),
+        sft=FinetuneSpec(
+            conversations=ConversationsSpec(mixture=mixture),
+            optimizer=OptimizerSpec(
+                embedding_lr=0.3, head_lr=0.008, lr_scale=0.8, warmdown_ratio=0.5, grad_clip=None
+            ),
+            batch_rows=512,
+        ),
+        rl=_rl() if with_rl else None,
+        evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS[:5], bpb_tokens=80 * 524_288),
+    )
+
+
+def speedrun() -> PipelineSpec:
+    """d24, all blocks, FP8, 8 tokens per parameter: 5,568 steps, CORE .2626 in 1.65 h on 8xH100."""
+    return _full("speedrun", 24, ratio=8, train_shards=170, precision="fp8", with_rl=True)
+
+
+def _sweep(depth: int) -> Callable[[], PipelineSpec]:
+    """One model of the compute-optimal miniseries (12 tokens per parameter)."""
+
+    def make() -> PipelineSpec:
+        return _full(f"d{depth}", depth, ratio=12, train_shards=None, precision="bf16", with_rl=False)
+
+    make.__doc__ = f"d{depth} of the depth sweep, compute-optimal."
+    return make
+
+
+RECIPES: dict[str, Callable[[], PipelineSpec]] = {
+    "demo": demo,
+    "classic_d20": classic_d20,
+    "classic_d26": classic_d26,
+    "classic_d30": classic_d30,
+    "classic_d32": classic_d32,
+    "speedrun": speedrun,
+} | {f"d{depth}": _sweep(depth) for depth in range(12, 33, 2)}
+
+
+def recipe(name: str, *, data: DataSource | None = None, path: str | None = None) -> PipelineSpec:
+    """Return the recipe called `name`, with its text from another source where `data` says so.
+
+    Raises SpecError for an unknown recipe, a path without source path, or real recipes on the built-in text.
+    """
+    if name not in RECIPES:
+        raise SpecError(f"Unknown recipe {name!r}{did_you_mean(name, RECIPES)}.")
+    if (data == "path") != (path is not None):
+        raise SpecError("The source 'path' and a data folder go together: --data path --data-path FOLDER.")
+    if name == "demo":
+        return demo(data or "local", path)
+    spec = RECIPES[name]()
+    if data == "local":
+        raise SpecError(f"The built-in text is too small for {name}; use --data hub or --data path, or the recipe demo.")
+    if data == "path":
+        return spec.model_copy(update={"download": spec.download.model_copy(update={"source": "path", "path": path})})
+    return spec
+
+
+def resolve(spec: PipelineSpec) -> PipelineSpec:
+    """Return the spec with every derivable field filled in. Raises SpecError that lists all that does not fit together."""
+    pretrain = spec.pretrain
+    model = derive_shape(pretrain.model)
+    vocab_size, ratio = spec.tokenizer.vocab_size, pretrain.tokens_per_parameter
+    total = pretrain.total_batch_tokens or scaling.batch_tokens(model, vocab_size, ratio)
+    steps = pretrain.steps or max(1, scaling.horizon_tokens(model, vocab_size, ratio) // total)
+    pretrain = pretrain.model_copy(update={"model": model, "total_batch_tokens": total, "steps": steps})
+    download = spec.download
+    if download.source == "hub" and download.train_shards is None:
+        download = download.model_copy(update={"train_shards": scaling.train_shards(steps * total)})
+    resolved = spec.model_copy(update={"pretrain": pretrain, "download": download})
+    if problems := _conflicts(resolved):
+        raise SpecError("; ".join(problems))
+    return resolved
+
+
+def _conflicts(spec: PipelineSpec) -> list[str]:
+    """Return every combination of values that cannot work, each as field: reason."""
+    model, problems = spec.pretrain.model, []
+    if model.n_embd % model.n_head:
+        problems.append(f"pretrain.model.n_head: width {model.n_embd} is not divisible by {model.n_head} heads")
+    elif (model.n_embd // model.n_head) % 2:
+        problems.append(f"pretrain.model.n_head: the head size {model.n_embd // model.n_head} must be even")
+    if model.n_head % model.n_kv_head:
+        problems.append(f"pretrain.model.n_kv_head: {model.n_head} heads cannot share {model.n_kv_head} key/value heads")
+    if spec.pretrain.total_batch_tokens % model.sequence_len:
+        problems.append(
+            f"pretrain.total_batch_tokens: {spec.pretrain.total_batch_tokens} is no multiple of sequence_len {model.sequence_len}"
+        )
+    if spec.download.source == "path" and not spec.download.path:
+        problems.append("download.path: the source 'path' needs a folder")
+    return problems
+
+
+def unsupported(spec: PipelineSpec) -> str | None:
+    """Return one line that says why this spec can be planned but not run yet, or None where it can run."""
+    reasons = []
+    if spec.pretrain.model.arch == "full":
+        reasons.append("pretrain.model.arch 'full' is not built yet (use 'classic')")
+    if spec.pretrain.precision == "fp8":
+        reasons.append("pretrain.precision 'fp8' is not built yet (use 'bf16')")
+    return f"The recipe {spec.recipe} can be planned but not run: {'; '.join(reasons)}." if reasons else None
+
+
+def plan(spec: PipelineSpec) -> dict[str, Any]:
+    """Return every derived number of a resolved spec, by name."""
+    pretrain, vocab_size = spec.pretrain, spec.tokenizer.vocab_size
+    model = pretrain.model
+    tokens = pretrain.steps * pretrain.total_batch_tokens
+    flops = flops_per_token(model, vocab_size)
+    counts = parameter_counts(model, vocab_size)
+    return {
+        "layers": model.depth,
+        "width": model.n_embd,
+        "query heads": model.n_head,
+        "key/value heads": model.n_kv_head,
+        "sequence length (tokens)": model.sequence_len,
+        "vocabulary (tokens)": vocab_size,
+        **{f"parameters, {group}": count for group, count in counts.items()},
+        "FLOPs per token": flops,
+        "batch (tokens)": pretrain.total_batch_tokens,
+        "steps": pretrain.steps,
+        "training tokens": tokens,
+        "training FLOPs": float(flops * tokens),
+        "Muon weight decay": scaling.weight_decay(model, vocab_size, pretrain.tokens_per_parameter),
+        "rate factor of the batch": scaling.rate_batch_factor(model, pretrain.total_batch_tokens),
+        "rate factor of the width": scaling.rate_width_factor(model.n_embd),
+        "training shards": spec.download.train_shards,
+    }

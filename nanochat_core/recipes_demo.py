@@ -1,0 +1,147 @@
+"""The demo recipe: every stage, real and small, in minutes on two CPU cores, without a network by default. Torch-free."""
+
+from nanochat_core.specs import (
+    ConversationsSpec,
+    DataSource,
+    DownloadSpec,
+    EvaluateSpec,
+    FinetuneSpec,
+    MixtureItem,
+    ModelSpec,
+    OptimizerSpec,
+    PipelineSpec,
+    PretrainSpec,
+    RLSpec,
+    TaskDataSpec,
+    TaskDataset,
+    TokenizerSpec,
+    TrainingRuntime,
+)
+
+RUNTIME = TrainingRuntime(use_compile=False, log_every=10, checkpoint_every=200, stall_minutes=10)
+HUB_TASK_DATA: tuple[TaskDataset, ...] = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
+
+
+def _conversations(validation_rows: int, **rows: int) -> ConversationsSpec:
+    names = {task.replace("_", "-"): count for task, count in rows.items()}
+    mixture = tuple(MixtureItem(task=task, rows=count) for task, count in names.items())
+    return ConversationsSpec(mixture=mixture, validation_rows=validation_rows)
+
+
+def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
+    """A 1.3M-parameter chat model that does sums with a calculator and spells."""
+    is_hub = data == "hub"
+    return PipelineSpec(
+        recipe="demo",
+        download=DownloadSpec(source=data, path=path, train_shards=4 if is_hub else None),
+        task_data=TaskDataSpec(source=data, datasets=HUB_TASK_DATA if is_hub else ()),
+        tokenizer=TokenizerSpec(vocab_size=2048, max_characters=20_000_000),
+        pretrain=PretrainSpec(
+            model=ModelSpec(depth=4, n_embd=128, n_head=4, sequence_len=256 if is_hub else 128),
+            precision="fp32",
+            total_batch_tokens=2048,
+            steps=400,
+            validation_every=100,
+            validation_tokens=65_536,
+            sample_every=200,
+            runtime=RUNTIME,
+        ),
+        midtrain=_hub_midtrain() if is_hub else _local_midtrain(),
+        sft=_hub_sft() if is_hub else _local_sft(),
+        rl=_hub_rl() if is_hub else _local_rl(),
+        evaluate=_hub_evaluate() if is_hub else _local_evaluate(),
+    )
+
+
+def _local_midtrain() -> FinetuneSpec:
+    return FinetuneSpec(
+        conversations=_conversations(200, Arithmetic=8000, Spelling=24_000, CountLetters=2000, Facts=1000),
+        batching="stream",
+        batch_rows=16,
+        steps=500,
+        validation_every=100,
+        runtime=RUNTIME,
+    )
+
+
+def _local_sft() -> FinetuneSpec:
+    return FinetuneSpec(
+        conversations=_conversations(200, Arithmetic=4000, Spelling=16_000, CountLetters=1000, Facts=1000),
+        optimizer=OptimizerSpec(lr_scale=0.5, warmdown_ratio=0.8),
+        batch_rows=32,
+        steps=400,
+        validation_every=100,
+        runtime=RUNTIME,
+    )
+
+
+def _local_rl() -> RLSpec:
+    return RLSpec(
+        conversations=_conversations(256, Spelling=2000),
+        questions_per_step=16,
+        samples_per_question=8,
+        max_new_tokens=48,
+        steps=30,
+        eval_questions=256,
+        eval_samples=4,
+        eval_every=30,
+        runtime=RUNTIME.model_copy(update={"log_every": 1, "checkpoint_every": 10}),
+    )
+
+
+def _local_evaluate() -> EvaluateSpec:
+    return EvaluateSpec(
+        core_examples=0,
+        bpb_tokens=65_536,
+        chat_tasks=("Arithmetic", "Spelling", "CountLetters", "Facts"),
+        chat_examples=500,
+        max_new_tokens=64,
+    )
+
+
+def _hub_midtrain() -> FinetuneSpec:
+    return FinetuneSpec(
+        conversations=_conversations(200, SmolTalk=4000, MMLU=1000, GSM8K=1000, SimpleSpelling=2000, SpellingBee=500),
+        batching="stream",
+        batch_rows=8,
+        steps=300,
+        validation_every=100,
+        runtime=RUNTIME,
+    )
+
+
+def _hub_sft() -> FinetuneSpec:
+    return FinetuneSpec(
+        conversations=_conversations(
+            200, ARC_Easy=500, ARC_Challenge=500, GSM8K=500, SmolTalk=1000, SimpleSpelling=300, SpellingBee=300
+        ),
+        optimizer=OptimizerSpec(lr_scale=0.5, warmdown_ratio=0.8),
+        batch_rows=16,
+        steps=150,
+        validation_every=75,
+        runtime=RUNTIME,
+    )
+
+
+def _hub_rl() -> RLSpec:
+    return RLSpec(
+        conversations=_conversations(64, GSM8K=200),
+        questions_per_step=4,
+        samples_per_question=4,
+        max_new_tokens=64,
+        steps=4,
+        eval_questions=16,
+        eval_samples=2,
+        eval_every=4,
+        runtime=RUNTIME.model_copy(update={"log_every": 1, "checkpoint_every": 2}),
+    )
+
+
+def _hub_evaluate() -> EvaluateSpec:
+    return EvaluateSpec(
+        core_examples=8,
+        bpb_tokens=65_536,
+        chat_tasks=("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"),
+        chat_examples=32,
+        max_new_tokens=64,
+    )

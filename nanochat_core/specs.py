@@ -1,0 +1,291 @@
+"""One frozen pydantic model for each stage, and `PipelineSpec` that holds them all. Torch-free.
+
+These models are the form in the Prefect UI, the parameters in MLflow, and, resolved, the `params` of `spec.json`.
+A field that is None is derived (`recipes.resolve`). Fields made by `runtime_field` do not change a stage's output, only
+how it is computed: they stay out of its fingerprint.
+"""
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nanochat_core.errors import SpecError, did_you_mean
+
+Stage = Literal["download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate", "report"]
+ModelName = Literal["base", "mid", "sft", "rl"]
+DataSource = Literal["local", "hub", "path"]
+TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words"]
+Arch = Literal["classic", "full"]
+Precision = Literal["fp32", "bf16", "fp8"]
+
+
+def runtime_field(default: Any, **keywords: Any) -> Any:
+    """A field that changes how a stage runs but not what it makes (micro-batch, cadence of logs, ports, …)."""
+    return Field(default, json_schema_extra={"runtime": True}, **keywords)
+
+
+class Spec(BaseModel):
+    """Frozen, closed, and described field by field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+
+    def output_params(self, *, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return the fields that change the output, nested specs included, as JSON values: what is fingerprinted."""
+        params: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if name in exclude or (isinstance(extra, dict) and extra.get("runtime")):
+                continue
+            params[name] = _output_value(getattr(self, name))
+        return params
+
+
+def _output_value(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.output_params()
+    if isinstance(value, tuple | list):
+        return [_output_value(item) for item in value]
+    return value
+
+
+class DownloadSpec(Spec):
+    """The pretraining text: parquet shards with one column `text`, and one shard kept for validation."""
+
+    source: DataSource = Field("hub", description="hub: Hugging Face Hub; path: your own folder; local: built in, no network")
+    dataset: str = Field("karpathy/fineweb-edu-100b-shuffle", description="data set repository on the Hub (source hub)")
+    revision: str = Field("main", description="branch, tag or commit of the data set (source hub)")
+    train_shards: int | None = Field(None, ge=1, description="training shards to fetch; empty: what the horizon needs (source hub)")
+    path: str | None = Field(None, description="folder with parquet, jsonl or txt files (source path)")
+    local_characters: int = Field(8_000_000, ge=100_000, description="characters of built-in text to collect (source local)")
+    seed: int = Field(42, description="order of the documents (sources local and path)")
+    num_workers: int = runtime_field(4, ge=1, le=64, description="parallel downloads")
+
+
+class TaskDataSpec(Spec):
+    """What conversations and benchmarks are made from: data sets of the Hub, the CORE bundle, a word list."""
+
+    source: DataSource = Field("hub", description="hub: download; local or path: words of the pretraining text, no network")
+    datasets: tuple[TaskDataset, ...] = Field((), description="what to fetch (source hub)")
+    core_bundle_url: str = Field(
+        "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", description="zip with the CORE tasks"
+    )
+    words_url: str = Field(
+        "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
+        description="word list, one word a line",
+    )
+    num_workers: int = runtime_field(4, ge=1, le=64, description="parallel downloads")
+
+
+class TokenizerSpec(Spec):
+    """Byte-level BPE with the GPT-4 split rule, digits cut in groups of one or two."""
+
+    vocab_size: int = Field(65_536, ge=300, le=1_000_000, description="tokens, the 9 special ones included")
+    max_characters: int = Field(2_000_000_000, ge=1, description="characters of training text")
+    document_characters: int = Field(10_000, ge=1, description="each document is cut to this many characters")
+
+
+class ModelSpec(Spec):
+    """The transformer. One dial, `depth`; the rest derives from it."""
+
+    arch: Arch = Field("classic", description="classic: plain blocks (Oct 2025); full: value embeddings, smear, backout, windows")
+    depth: int = Field(20, ge=1, le=128, description="layers")
+    n_embd: int | None = Field(None, ge=16, description="width; empty: 64 x depth, rounded up to a multiple of 128")
+    n_head: int | None = Field(None, ge=1, description="query heads; empty: width / 128, rounded up")
+    n_kv_head: int | None = Field(None, ge=1, description="key/value heads; empty: as many as query heads")
+    sequence_len: int = Field(2048, ge=16, description="tokens in a row")
+
+
+class OptimizerSpec(Spec):
+    """Muon for matrices, AdamW for embedding and head; base rates before width and batch rules."""
+
+    matrix_lr: float = Field(0.02, gt=0, description="Muon rate")
+    embedding_lr: float = Field(0.2, gt=0, description="AdamW rate of the token embedding")
+    head_lr: float = Field(0.004, gt=0, description="AdamW rate of the output head")
+    lr_scale: float = Field(1.0, gt=0, description="multiplies all three rates")
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps with a rising rate")
+    warmdown_ratio: float = Field(0.2, ge=0, le=1, description="share of the steps with a falling rate")
+    final_lr_ratio: float = Field(0.0, ge=0, le=1, description="rate at the last step, as a share of the full rate")
+    grad_clip: float | None = Field(1.0, gt=0, description="largest global gradient norm; empty: no clipping")
+
+
+class TrainingRuntime(Spec):
+    """How training runs, not what it computes."""
+
+    device_batch_size: int | None = runtime_field(None, ge=1, description="rows in a micro-batch on one device; empty: derived")
+    use_compile: bool | None = runtime_field(None, description="torch.compile; empty: on CUDA")
+    log_every: int = runtime_field(10, ge=1, description="steps between metric lines")
+    checkpoint_every: int = runtime_field(1000, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = runtime_field(2, ge=1, description="newest checkpoints kept")
+    stall_minutes: float = runtime_field(30.0, gt=0, description="without a new metric for so long, the stage is stopped")
+
+
+class PretrainSpec(Spec):
+    """Next-token training on the text shards."""
+
+    model: ModelSpec = ModelSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    precision: Precision = Field("bf16", description="arithmetic of the matrix products")
+    tokens_per_parameter: float = Field(20.0, gt=0, description="training tokens for each parameter (sets the steps)")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: from tokens_per_parameter")
+    total_batch_tokens: int | None = Field(None, ge=16, description="tokens in an optimizer step; empty: the recipe's rule")
+    validation_every: int = Field(250, ge=1, description="steps between measurements of validation bpb")
+    validation_tokens: int = Field(20 * 524_288, ge=1, description="validation tokens for one measurement")
+    sample_every: int = Field(2000, ge=1, description="steps between samples")
+    seed: int = 42
+    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs")
+
+
+class MixtureItem(Spec):
+    """One task of a mixture of conversations."""
+
+    task: str = Field(description="name of a registered task, for example SmolTalk, GSM8K or Arithmetic")
+    rows: int | None = Field(None, ge=1, description="rows of one pass; empty: all that the task has")
+    epochs: int = Field(1, ge=1, le=100, description="passes over those rows")
+
+
+class ConversationsSpec(Spec):
+    """Conversations rendered to token ids and a mask of what is learned."""
+
+    mixture: tuple[MixtureItem, ...] = Field(min_length=1, description="tasks and how much of each")
+    validation_rows: int = Field(500, ge=1, description="held-out conversations, spread over the tasks")
+    seed: int = 42
+
+
+class FinetuneSpec(Spec):
+    """Mid-training or SFT: training on conversations, from an earlier checkpoint, with a fresh optimizer."""
+
+    conversations: ConversationsSpec
+    optimizer: OptimizerSpec = OptimizerSpec()
+    mask: Literal["none", "assistant"] = Field("assistant", description="none: learn every token; assistant: what it says and calls")
+    batching: Literal["stream", "padded"] = Field(
+        "padded", description="stream: one stream cut into rows; padded: one conversation a row"
+    )
+    batch_rows: int = Field(32, ge=1, description="rows in an optimizer step")
+    sequence_len: int | None = Field(None, ge=16, description="longest row in tokens; empty: the model's")
+    epochs: float = Field(1.0, gt=0, description="passes over the conversations (sets the steps)")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: from epochs")
+    validation_every: int = Field(100, ge=1, description="steps between measurements of validation loss")
+    seed: int = 42
+    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs")
+
+
+class RLSpec(Spec):
+    """On-policy REINFORCE with the mean of each question's samples as baseline."""
+
+    conversations: ConversationsSpec
+    optimizer: OptimizerSpec = OptimizerSpec(lr_scale=0.05, warmdown_ratio=1.0, grad_clip=None)
+    reward: str = Field("answer", description="name of a registered reward")
+    questions_per_step: int = Field(16, ge=1, description="questions in an optimizer step, over all ranks")
+    samples_per_question: int = Field(16, ge=2, description="completions for each question")
+    max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
+    top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: one pass over the questions")
+    eval_questions: int = Field(400, ge=2, description="held-out questions before, during and after")
+    eval_samples: int = Field(8, ge=1, description="completions for each held-out question")
+    eval_every: int = Field(60, ge=1, description="steps between evaluations")
+    seed: int = 42
+    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs")
+
+
+class EvaluateSpec(Spec):
+    """What is measured on a checkpoint: CORE and bpb for base, chat tasks for the others."""
+
+    core_tasks: tuple[str, ...] | None = Field(None, description="CORE tasks by label; empty: all of the bundle")
+    core_examples: int = Field(500, ge=0, description="examples for each CORE task; 0: no CORE")
+    bpb_tokens: int = Field(20 * 524_288, ge=0, description="tokens for bpb on train and validation; 0: none")
+    chat_tasks: tuple[str, ...] = Field((), description="chat tasks by name")
+    chat_examples: int | None = Field(None, ge=1, description="examples for each chat task; empty: all")
+    max_new_tokens: int = Field(512, ge=1, description="longest answer in tokens")
+    num_samples: int = Field(1, ge=1, description="answers for each generative question")
+    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
+    seed: int = 42
+    batch_tokens: int = runtime_field(16_384, ge=1, description="tokens in one batch")
+
+
+class LaunchSpec(Spec):
+    """Processes and machines."""
+
+    nproc_per_node: int | None = runtime_field(None, ge=1, description="ranks on this node; empty: one for each GPU, one without")
+    threads_per_rank: int | None = runtime_field(None, ge=1, description="CPU threads of a rank; empty: cores / ranks")
+    nnodes: int = runtime_field(1, ge=1, description="machines")
+    rdzv_endpoint: str | None = runtime_field(None, description="host:port of the first machine (several nodes)")
+    device: Literal["cuda", "mps", "cpu"] | None = runtime_field(None, description="empty: the best that is there")
+    gpu_hour_dollars: float = runtime_field(3.0, ge=0, description="price of a GPU hour, for the cost estimate")
+
+
+class PipelineSpec(Spec):
+    """The whole pipeline. Start from a recipe; change any field."""
+
+    recipe: str = runtime_field("demo", description="the recipe that this started from")
+    run_name: str | None = runtime_field(None, description="name of the run; empty: recipe and time")
+    download: DownloadSpec
+    task_data: TaskDataSpec
+    tokenizer: TokenizerSpec
+    pretrain: PretrainSpec
+    midtrain: FinetuneSpec | None = None
+    sft: FinetuneSpec
+    rl: RLSpec | None = None
+    evaluate: EvaluateSpec
+    launch: LaunchSpec = runtime_field(LaunchSpec(), description="processes and machines")
+    force: tuple[Stage, ...] = runtime_field((), description="stages to run again although their outputs are there")
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def with_changes(spec: PipelineSpec, changes: dict[str, Any]) -> PipelineSpec:
+    """Return `spec` with dotted fields replaced, for example {"pretrain.model.depth": 6}.
+
+    Raises SpecError that lists every unknown field (with the closest known name) and every bad value.
+    """
+    data = spec.model_dump()
+    problems = [problem for field, value in changes.items() if (problem := _set_field(spec, data, field, value))]
+    if problems:
+        raise SpecError("; ".join(problems))
+    return parse_pipeline(data)
+
+
+def _set_field(spec: Spec, data: dict[str, Any], dotted: str, value: Any) -> str | None:
+    """Put `value` into the nested dict; return what is wrong with the field's name, if anything."""
+    *parents, leaf = dotted.split(".")
+    node: Any = spec
+    for name in [*parents, leaf]:
+        if not isinstance(node, Spec):
+            return f"{dotted}: the recipe {getattr(spec, 'recipe', '')} has no such stage or group"
+        if name not in type(node).model_fields:
+            return f"unknown field {dotted}{did_you_mean(name, type(node).model_fields)}"
+        node = getattr(node, name)
+    for name in parents:
+        data = data[name]
+    data[leaf] = value
+    return None
+
+
+def parse_pipeline(data: dict[str, Any]) -> PipelineSpec:
+    """Return the spec in `data`; raises SpecError with all that is wrong in one line."""
+    try:
+        return PipelineSpec.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(explain(error)) from None
+
+
+def parse_params(kind: type[S], params: dict[str, Any]) -> S:
+    """Return a stage's spec from the `params` of its spec.json; raises SpecError with all that is wrong."""
+    try:
+        return kind.model_validate(params)
+    except ValidationError as error:
+        raise SpecError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Return every problem of a validation error in one line: field, what it was, what was expected."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown field {field}")
+        else:
+            lines.append(f"{field}: {problem['msg']} (got {problem.get('input')!r})")
+    return "; ".join(lines)
