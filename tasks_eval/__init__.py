@@ -1,0 +1,1 @@
+"""Benchmarks, conversations, rewards and the sandbox. The model is seen through `inference.interface` only."""

@@ -1,0 +1,94 @@
+"""Who is right: one grader for each kind of answer. Evaluation and the reward of RL call the same ones.
+
+A grader gets the example's `meta` (see `Task.meta`) and the text that the model said, without its tool calls.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat_core.errors import DataError, did_you_mean
+
+Meta = dict[str, Any]
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+MARKED_NUMBER = re.compile(r"####\s*(-?\d[\d,]*(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`answer` is what was read out of the completion (None: nothing to read); `note` says why it failed, if known."""
+
+    is_correct: bool
+    answer: str | None
+    note: str = ""
+
+
+Grader = Callable[[Meta, str], Verdict]
+
+
+def grade(meta: Meta, text: str) -> Verdict:
+    """Judge `text` by the grader that `meta["grading"]` names; raises DataError where there is none."""
+    name = meta.get("grading")
+    if name not in GRADERS:
+        raise DataError(f"The task {meta.get('task')!r} has the grading {name!r}{did_you_mean(str(name), GRADERS)}.")
+    return GRADERS[name](meta, text)
+
+
+def marked_number(text: str) -> str | None:
+    """Return the number after the first «#### », without its commas.
+
+    >>> marked_number("so it is #### 1,200")
+    '1200'
+    """
+    found = MARKED_NUMBER.search(text)
+    return found.group(1).replace(",", "") if found else None
+
+
+def final_number(text: str) -> str | None:
+    """Return the last number after the last equals sign (or of all the text), without its commas.
+
+    >>> final_number("12*7 = 84"), final_number("It is 84."), final_number("12*7 = ")
+    ('84', '84', None)
+    """
+    found = NUMBER.findall(text.rpartition("=")[2])
+    return found[-1].replace(",", "") if found else None
+
+
+def spelled_word(text: str) -> str | None:
+    """Return the word spelled as single letters with commas, after a colon if there is one; None: it is not spelled.
+
+    >>> spelled_word("a,p,p,l,e"), spelled_word("apple:a,p,p,l,e"), spelled_word("apple"), spelled_word("a,pp,l,e")
+    ('apple', 'apple', None, None)
+    """
+    letters = text.rpartition(":")[2].strip().rstrip(".").split(",")
+    letters = [letter.strip() for letter in letters]
+    if len(letters) < 2 or any(len(letter) != 1 or not letter.isalpha() for letter in letters):
+        return None
+    return "".join(letters)
+
+
+def _grader(read: Callable[[str], str | None]) -> Grader:
+    """A grader that reads an answer from the text and compares it with `meta["answer"]`."""
+
+    def judge(meta: Meta, text: str) -> Verdict:
+        answer = read(text)
+        return Verdict(answer == meta["answer"], answer)
+
+    return judge
+
+
+def _unit_tests(meta: Meta, text: str) -> Verdict:
+    from tasks_eval.sandbox.unit_tests import run_unit_tests  # the only grader that starts a process
+
+    return run_unit_tests(meta, text)
+
+
+GRADERS: dict[str, Grader] = {
+    "letter": _grader(str.strip),
+    "marked_number": _grader(marked_number),
+    "final_number": _grader(final_number),
+    "spelled_word": _grader(spelled_word),
+    "unit_tests": _unit_tests,
+}

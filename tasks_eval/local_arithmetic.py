@@ -1,0 +1,98 @@
+"""Arithmetic: sums of two and three whole numbers, worked out with the calculator. Generated; needs no data.
+
+Question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84». Which operands belong to testing is
+decided by a hash of the sorted operands, so a question and its mirror image are never in both splits.
+"""
+
+import random
+
+from nanochat_core.inference.interface import Conversation
+from tasks_eval.hub import TaskData
+from tasks_eval.splits import split_of
+from tasks_eval.task import Split, Task
+
+VERSION = 1
+SIZES: dict[Split, int] = {"train": 100_000, "test": 5_000}
+LARGEST = {2: 100, 3: 20}  # largest operand, by number of operands
+OPERATORS = "+-*"
+WORDS = {"+": "plus", "-": "minus", "*": "times"}
+PHRASINGS = (
+    "What is {}?",
+    "Calculate {}.",
+    "How much is {}?",
+    "{} = ?",
+    "Please compute {}",
+    "Can you work out {} for me?",
+)
+
+
+def make(data: TaskData, split: Split) -> Task:
+    def example(index: int) -> Conversation:
+        return arithmetic_example(index, split)
+
+    return Task("Arithmetic", "generative", split, SIZES[split], example, grading="final_number", version=VERSION)
+
+
+def arithmetic_example(index: int, split: Split) -> Conversation:
+    """Return example number `index`: a function of its arguments alone."""
+    rng = random.Random(f"arithmetic {split} {index}")
+    operands = draw_operands(rng, split)
+    operators = [rng.choice(OPERATORS) for _ in operands[1:]]
+    expression = join(operands, operators)
+    result = str(evaluate(operands, operators))
+    question = rng.choice(PHRASINGS).format(_written(rng, operands, operators))
+    parts = [
+        {"type": "text", "text": f"{expression} = "},
+        {"type": "python", "text": expression},
+        {"type": "python_output", "text": result},
+        {"type": "text", "text": result},
+    ]
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": parts}]
+    return {"messages": messages, "answer": result, "operands": operands}
+
+
+def draw_operands(rng: random.Random, split: Split) -> list[int]:
+    """Return two operands (three in a quarter of all cases) that belong to `split`."""
+    count = 3 if rng.random() < 0.25 else 2
+    while True:
+        operands = [rng.randint(0, LARGEST[count]) for _ in range(count)]
+        if split_of(operands_key(operands)) == split:
+            return operands
+
+
+def operands_key(operands: list[int]) -> str:
+    """Return what the split is decided by: the operands in order of size."""
+    return "arithmetic " + " ".join(str(operand) for operand in sorted(operands))
+
+
+def join(operands: list[int], operators: list[str], *, blank: str = "") -> str:
+    """Return the expression.
+
+    >>> join([12, 7, 3], ["*", "-"]), join([12, 7], ["times"], blank=" ")
+    ('12*7-3', '12 times 7')
+    """
+    rest = [f"{blank}{operator}{blank}{operand}" for operator, operand in zip(operators, operands[1:], strict=True)]
+    return f"{operands[0]}{''.join(rest)}"
+
+
+def evaluate(operands: list[int], operators: list[str]) -> int:
+    """Return the value, products first.
+
+    >>> evaluate([2, 3, 4], ["+", "*"]), evaluate([2, 3, 4], ["-", "-"])
+    (14, -5)
+    """
+    terms = [operands[0]]
+    for operator, operand in zip(operators, operands[1:], strict=True):
+        if operator == "*":
+            terms[-1] *= operand
+        else:
+            terms.append(operand if operator == "+" else -operand)
+    return sum(terms)
+
+
+def _written(rng: random.Random, operands: list[int], operators: list[str]) -> str:
+    """Return the expression as people write it: close, with blanks, or with words."""
+    style = rng.randrange(3)
+    if style == 0:
+        return join(operands, operators)
+    return join(operands, operators if style == 1 else [WORDS[operator] for operator in operators], blank=" ")
