@@ -1,8 +1,8 @@
 """A mixture of tasks as a list of picks: which example of which task, in which order. Deterministic for a seed.
 
 Training rows are the first `rows` of each task's train split, `epochs` times. Validation rows are the LAST of the test
-splits, evenly spread over the tasks; evaluation takes the first of the same splits, so the two share questions only where
-it asks for nearly all that a split has.
+splits, evenly spread over the tasks; evaluation takes the first of the same splits, so the two share questions only
+where it asks for nearly all that a split has.
 """
 
 from collections.abc import Sequence

@@ -83,7 +83,7 @@ def bee_question(word: str, letter: str, rng: random.Random) -> str:
 
 
 def bee_answer(word: str, letter: str) -> list[Part]:
-    """Return the answer's parts: the word spelled, a line for each letter with a running count, the tool, the number."""
+    """Return the answer: the word spelled, a line for each letter with a running count, the tool, the number."""
     lines, count = [], 0
     for position, character in enumerate(word, start=1):
         count += character == letter

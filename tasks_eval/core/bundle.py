@@ -1,0 +1,85 @@
+"""The CORE bundle on disk: which tasks there are (core.yaml), their items (JSONL), and what guessing scores (csv)."""
+
+import csv
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from nanochat_core.errors import DataError
+
+CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
+SHUFFLE_SEED = 1337
+REQUIRED_FIELDS: dict[str, tuple[str, ...]] = {
+    "multiple_choice": ("query", "choices", "gold"),
+    "schema": ("context_options", "continuation", "gold"),
+    "language_modeling": ("context", "continuation"),
+}
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """One task of the bundle. `baseline` is the accuracy of guessing, 0 to 1."""
+
+    label: str
+    kind: CoreKind
+    file: Path
+    shots: int
+    delimiter: str
+    baseline: float
+
+    def items(self) -> list[dict[str, Any]]:
+        """Return all items, shuffled by seed 1337; raises DataError that names file and line for a bad one."""
+        items = []
+        for number, line in enumerate(_lines(self.file), start=1):
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{self.file}:{number}: not JSON ({error}). Fetch the CORE bundle again.") from error
+            if missing := [name for name in REQUIRED_FIELDS[self.kind] if name not in item]:
+                raise DataError(f"{self.file}:{number}: no {', '.join(missing)}, which a {self.kind} item must have.")
+            items.append(item)
+        random.Random(SHUFFLE_SEED).shuffle(items)
+        return items
+
+
+def read_bundle(root: Path) -> list[CoreTask]:
+    """Return the tasks of the bundle in `root`, in its order; raises DataError where it is incomplete."""
+    try:
+        entries = yaml.safe_load("\n".join(_lines(root / "core.yaml")))["icl_tasks"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{root}/core.yaml has no list `icl_tasks` ({error}). Fetch the CORE bundle again.") from error
+    baselines = _baselines(root / "eval_meta_data.csv")
+    tasks = []
+    for entry in entries:
+        label, kind = entry["label"], entry["icl_task_type"]
+        if kind not in REQUIRED_FIELDS or label not in baselines:
+            raise DataError(f"{root}: the task {label} is of unknown type {kind} or has no random baseline.")
+        tasks.append(
+            CoreTask(
+                label=label,
+                kind=kind,
+                file=root / "eval_data" / entry["dataset_uri"],
+                shots=entry["num_fewshot"][0],
+                delimiter=entry.get("continuation_delimiter", " "),
+                baseline=baselines[label],
+            )
+        )
+    return tasks
+
+
+def _baselines(path: Path) -> dict[str, float]:
+    """Return the random baseline of each task of the csv, 0 to 1."""
+    rows = csv.DictReader(_lines(path))
+    return {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in rows if row["Random baseline"]}
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines, without the line separators of Unicode that splitlines would cut at too."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path}: {error}. Fetch the CORE bundle again.") from error

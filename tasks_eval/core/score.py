@@ -1,0 +1,100 @@
+"""Scoring CORE over a `TextModel`: which tokens of a prompt count, which choice wins, and the one number.
+
+multiple choice   lowest mean loss over the tokens after the prefix that all choices share
+schema            lowest mean loss over the suffix that all options share
+language modeling right where every token of the continuation is the arg-max
+CORE = mean over the tasks of (accuracy - baseline) / (1 - baseline)
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.inference.interface import Loglikelihood, LoglikelihoodRequest, TextModel
+from tasks_eval.core.bundle import CoreTask
+from tasks_eval.core.prompts import Item, render_prompts
+
+ALL_TASKS = 22
+ITEMS_PER_CALL = 64
+
+Record = dict[str, Any]
+
+
+def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> list[CoreTask]:
+    """Return the tasks with these labels (None: all); raises SpecError for a label that the bundle does not have."""
+    by_label = {task.label: task for task in tasks}
+    for label in labels or ():
+        if label not in by_label:
+            raise SpecError(f"The CORE bundle has no task {label!r}{did_you_mean(label, by_label)}.")
+    return list(tasks) if labels is None else [by_label[label] for label in labels]
+
+
+def score_items(
+    model: TextModel, task: CoreTask, items: Sequence[Item], indices: Sequence[int], *, report: Callable[[int], None]
+) -> list[Record]:
+    """Return a record with a verdict for each of the items at `indices`; `report` hears how many were done each time."""
+    records: list[Record] = []
+    for first in range(0, len(indices), ITEMS_PER_CALL):
+        group = indices[first : first + ITEMS_PER_CALL]
+        prompts = [render_prompts(task, items, index) for index in group]
+        requests = [make_requests(model, task, texts) for texts in prompts]
+        answers = iter(model.loglikelihood([request for row in requests for request in row]))
+        for index, texts, row in zip(group, prompts, requests, strict=True):
+            likelihoods = [next(answers) for _ in row]
+            records.append(_record(task, items[index], index, texts, likelihoods))
+        report(len(group))
+    return records
+
+
+def make_requests(model: TextModel, task: CoreTask, prompts: Sequence[str]) -> list[LoglikelihoodRequest]:
+    """Return what to score of an item's prompts. At least one token is scored, and BOS never."""
+    rows = [(model.bos, *model.encode(prompt)) for prompt in prompts]
+    if task.kind == "schema":
+        suffix = common_prefix_length([row[::-1] for row in rows])
+        return [LoglikelihoodRequest(row, max(1, len(row) - suffix)) for row in rows]
+    prefix = common_prefix_length(rows)
+    if task.kind == "language_modeling":
+        rows = rows[1:]
+    return [LoglikelihoodRequest(row, min(prefix, len(row) - 1)) for row in rows]
+
+
+def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many ids all rows begin with.
+
+    >>> common_prefix_length([[1, 2, 3], [1, 2, 4, 5]])
+    2
+    """
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+
+
+def _record(
+    task: CoreTask, item: Item, index: int, prompts: Sequence[str], likelihoods: Sequence[Loglikelihood]
+) -> Record:
+    """Return the verdict on one item. Losses are in nats a token."""
+    losses = [-likelihood.logprob_sum / likelihood.num_tokens for likelihood in likelihoods]
+    if task.kind == "language_modeling":
+        answer: int | bool = likelihoods[0].is_greedy
+        expected: int | bool = True
+    else:
+        answer, expected = min(range(len(losses)), key=losses.__getitem__), item["gold"]
+    return {
+        "index": index,
+        "task": task.label,
+        "prompt_sha256": [hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts],
+        "losses": [round(loss, 4) for loss in losses],
+        "answer": answer,
+        "expected": expected,
+        "correct": answer == expected,
+    }
+
+
+def core_summary(centered: dict[str, float]) -> dict[str, Any]:
+    """Return {"core": mean} where all 22 tasks ran, else {"core_partial": mean}, with the `tasks` that it is over.
+
+    >>> core_summary({"copa": 0.5, "piqa": 0.25})
+    {'core_partial': 0.375, 'tasks': ['copa', 'piqa']}
+    """
+    name = "core" if len(centered) == ALL_TASKS else "core_partial"
+    return {name: sum(centered.values()) / len(centered), "tasks": list(centered)}
