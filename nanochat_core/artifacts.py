@@ -4,7 +4,7 @@ the manifest that makes it whole.
     artifacts/<stage>/<fingerprint[:16]>/{spec.json, metrics.jsonl, log.txt, checkpoints/, result.json, manifest.json}
 
 `manifest.json` is written last, by rename: a folder without one is unfinished work that the next run continues. Its
-`digest` covers the declared outputs and nothing else, so identical bytes give identical digests whenever they were made.
+`digest` covers the declared outputs and nothing else, so identical bytes give identical digests.
 """
 
 import contextlib
@@ -83,8 +83,10 @@ class StageFolder:
             raise ArtifactError(f"{self.path}/spec.json names no input {name!r}; run the stage through its flow.")
         return self.artifacts_root / self.request.inputs[name]
 
-    def write_result(self, metrics: dict[str, Any], outputs: Sequence[str], details: dict[str, Any] | None = None) -> None:
-        """Write `result.json`: the headline `metrics` (flat), the declared `outputs` (relative paths), and `details`."""
+    def write_result(
+        self, metrics: dict[str, Any], outputs: Sequence[str], details: dict[str, Any] | None = None
+    ) -> None:
+        """Write `result.json`: headline `metrics` (flat), declared `outputs` (relative paths), and `details`."""
         write_json(self.path / "result.json", {"metrics": metrics, "outputs": list(outputs), "details": details or {}})
 
     def read_result(self) -> dict[str, Any]:

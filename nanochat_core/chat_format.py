@@ -57,4 +57,6 @@ def _check_content(content: Any, index: int, role: str) -> None:
         raise DataError(f"Message {index} ({role}) has content of type {type(content).__name__}, expected text.")
     for part in content:
         if not isinstance(part, dict) or part.get("type") not in PART_TYPES or not isinstance(part.get("text"), str):
-            raise DataError(f"Message {index} has the part {part!r}; a part is {{type: {'|'.join(PART_TYPES)}, text: …}}.")
+            raise DataError(
+                f"Message {index} has the part {part!r}; a part is {{type: {'|'.join(PART_TYPES)}, text: …}}."
+            )

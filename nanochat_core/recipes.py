@@ -19,8 +19,8 @@ from nanochat_core.specs import (
     PipelineSpec,
     PretrainSpec,
     RLSpec,
-    TaskDataSpec,
     TaskDataset,
+    TaskDataSpec,
     TokenizerSpec,
 )
 
@@ -120,7 +120,9 @@ def classic_d32() -> PipelineSpec:
     return _classic("classic_d32", 32, 800)
 
 
-def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, precision: str, with_rl: bool) -> PipelineSpec:
+def _full(
+    name: str, depth: int, *, ratio: float, train_shards: int | None, precision: str, with_rl: bool
+) -> PipelineSpec:
     """The block set and scaling rules of March 2026."""
     mixture = _items(("SmolTalk", None, 1), ("MMLU", None, 3), ("GSM8K", None, 4))
     return PipelineSpec(
@@ -139,9 +141,7 @@ def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, prec
         ),
         sft=FinetuneSpec(
             conversations=ConversationsSpec(mixture=mixture),
-            optimizer=OptimizerSpec(
-                embedding_lr=0.3, head_lr=0.008, lr_scale=0.8, warmdown_ratio=0.5, grad_clip=None
-            ),
+            optimizer=OptimizerSpec(embedding_lr=0.3, head_lr=0.008, lr_scale=0.8, warmdown_ratio=0.5, grad_clip=None),
             batch_rows=512,
         ),
         rl=_rl() if with_rl else None,
@@ -187,14 +187,16 @@ def recipe(name: str, *, data: DataSource | None = None, path: str | None = None
         return demo(data or "local", path)
     spec = RECIPES[name]()
     if data == "local":
-        raise SpecError(f"The built-in text is too small for {name}; use --data hub or --data path, or the recipe demo.")
+        raise SpecError(
+            f"The built-in text is too small for {name}; use --data hub or --data path, or the recipe demo."
+        )
     if data == "path":
         return spec.model_copy(update={"download": spec.download.model_copy(update={"source": "path", "path": path})})
     return spec
 
 
 def resolve(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec with every derivable field filled in. Raises SpecError that lists all that does not fit together."""
+    """Return the spec with every derivable field filled in. Raises SpecError listing all that does not fit."""
     pretrain = spec.pretrain
     model = derive_shape(pretrain.model)
     vocab_size, ratio = spec.tokenizer.vocab_size, pretrain.tokens_per_parameter
@@ -218,10 +220,13 @@ def _conflicts(spec: PipelineSpec) -> list[str]:
     elif (model.n_embd // model.n_head) % 2:
         problems.append(f"pretrain.model.n_head: the head size {model.n_embd // model.n_head} must be even")
     if model.n_head % model.n_kv_head:
-        problems.append(f"pretrain.model.n_kv_head: {model.n_head} heads cannot share {model.n_kv_head} key/value heads")
+        problems.append(
+            f"pretrain.model.n_kv_head: {model.n_head} heads cannot share {model.n_kv_head} key/value heads"
+        )
     if spec.pretrain.total_batch_tokens % model.sequence_len:
         problems.append(
-            f"pretrain.total_batch_tokens: {spec.pretrain.total_batch_tokens} is no multiple of sequence_len {model.sequence_len}"
+            f"pretrain.total_batch_tokens: {spec.pretrain.total_batch_tokens} is no multiple of "
+            f"sequence_len {model.sequence_len}"
         )
     if spec.download.source == "path" and not spec.download.path:
         problems.append("download.path: the source 'path' needs a folder")

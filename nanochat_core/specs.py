@@ -51,12 +51,18 @@ def _output_value(value: Any) -> Any:
 class DownloadSpec(Spec):
     """The pretraining text: parquet shards with one column `text`, and one shard kept for validation."""
 
-    source: DataSource = Field("hub", description="hub: Hugging Face Hub; path: your own folder; local: built in, no network")
+    source: DataSource = Field(
+        "hub", description="hub: Hugging Face Hub; path: your own folder; local: built in, no network"
+    )
     dataset: str = Field("karpathy/fineweb-edu-100b-shuffle", description="data set repository on the Hub (source hub)")
     revision: str = Field("main", description="branch, tag or commit of the data set (source hub)")
-    train_shards: int | None = Field(None, ge=1, description="training shards to fetch; empty: what the horizon needs (source hub)")
+    train_shards: int | None = Field(
+        None, ge=1, description="training shards to fetch; empty: what the horizon needs (source hub)"
+    )
     path: str | None = Field(None, description="folder with parquet, jsonl or txt files (source path)")
-    local_characters: int = Field(8_000_000, ge=100_000, description="characters of built-in text to collect (source local)")
+    local_characters: int = Field(
+        8_000_000, ge=100_000, description="characters of built-in text to collect (source local)"
+    )
     seed: int = Field(42, description="order of the documents (sources local and path)")
     num_workers: int = runtime_field(4, ge=1, le=64, description="parallel downloads")
 
@@ -64,7 +70,9 @@ class DownloadSpec(Spec):
 class TaskDataSpec(Spec):
     """What conversations and benchmarks are made from: data sets of the Hub, the CORE bundle, a word list."""
 
-    source: DataSource = Field("hub", description="hub: download; local or path: words of the pretraining text, no network")
+    source: DataSource = Field(
+        "hub", description="hub: download; local or path: words of the pretraining text, no network"
+    )
     datasets: tuple[TaskDataset, ...] = Field((), description="what to fetch (source hub)")
     core_bundle_url: str = Field(
         "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", description="zip with the CORE tasks"
@@ -87,7 +95,9 @@ class TokenizerSpec(Spec):
 class ModelSpec(Spec):
     """The transformer. One dial, `depth`; the rest derives from it."""
 
-    arch: Arch = Field("classic", description="classic: plain blocks (Oct 2025); full: value embeddings, smear, backout, windows")
+    arch: Arch = Field(
+        "classic", description="classic: plain blocks (Oct 2025); full: value embeddings, smear, backout, windows"
+    )
     depth: int = Field(20, ge=1, le=128, description="layers")
     n_embd: int | None = Field(None, ge=16, description="width; empty: 64 x depth, rounded up to a multiple of 128")
     n_head: int | None = Field(None, ge=1, description="query heads; empty: width / 128, rounded up")
@@ -111,12 +121,16 @@ class OptimizerSpec(Spec):
 class TrainingRuntime(Spec):
     """How training runs, not what it computes."""
 
-    device_batch_size: int | None = runtime_field(None, ge=1, description="rows in a micro-batch on one device; empty: derived")
+    device_batch_size: int | None = runtime_field(
+        None, ge=1, description="rows in a micro-batch on one device; empty: derived"
+    )
     use_compile: bool | None = runtime_field(None, description="torch.compile; empty: on CUDA")
     log_every: int = runtime_field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = runtime_field(1000, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = runtime_field(2, ge=1, description="newest checkpoints kept")
-    stall_minutes: float = runtime_field(30.0, gt=0, description="without a new metric for so long, the stage is stopped")
+    stall_minutes: float = runtime_field(
+        30.0, gt=0, description="without a new metric for so long, the stage is stopped"
+    )
 
 
 class PretrainSpec(Spec):
@@ -127,7 +141,9 @@ class PretrainSpec(Spec):
     precision: Precision = Field("bf16", description="arithmetic of the matrix products")
     tokens_per_parameter: float = Field(20.0, gt=0, description="training tokens for each parameter (sets the steps)")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: from tokens_per_parameter")
-    total_batch_tokens: int | None = Field(None, ge=16, description="tokens in an optimizer step; empty: the recipe's rule")
+    total_batch_tokens: int | None = Field(
+        None, ge=16, description="tokens in an optimizer step; empty: the recipe's rule"
+    )
     validation_every: int = Field(250, ge=1, description="steps between measurements of validation bpb")
     validation_tokens: int = Field(20 * 524_288, ge=1, description="validation tokens for one measurement")
     sample_every: int = Field(2000, ge=1, description="steps between samples")
@@ -156,7 +172,9 @@ class FinetuneSpec(Spec):
 
     conversations: ConversationsSpec
     optimizer: OptimizerSpec = OptimizerSpec()
-    mask: Literal["none", "assistant"] = Field("assistant", description="none: learn every token; assistant: what it says and calls")
+    mask: Literal["none", "assistant"] = Field(
+        "assistant", description="none: learn every token; assistant: what it says and calls"
+    )
     batching: Literal["stream", "padded"] = Field(
         "padded", description="stream: one stream cut into rows; padded: one conversation a row"
     )
@@ -207,7 +225,9 @@ class EvaluateSpec(Spec):
 class LaunchSpec(Spec):
     """Processes and machines."""
 
-    nproc_per_node: int | None = runtime_field(None, ge=1, description="ranks on this node; empty: one for each GPU, one without")
+    nproc_per_node: int | None = runtime_field(
+        None, ge=1, description="ranks on this node; empty: one for each GPU, one without"
+    )
     threads_per_rank: int | None = runtime_field(None, ge=1, description="CPU threads of a rank; empty: cores / ranks")
     nnodes: int = runtime_field(1, ge=1, description="machines")
     rdzv_endpoint: str | None = runtime_field(None, description="host:port of the first machine (several nodes)")

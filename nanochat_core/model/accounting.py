@@ -36,7 +36,7 @@ def value_embedding_layers(depth: int) -> list[int]:
 
 
 def attention_windows(model: ModelSpec) -> list[int]:
-    """Return, for each layer, how many keys it sees: T everywhere for classic; SSSL tiled, the last layer long, for full."""
+    """Return how many keys each layer sees: T everywhere for classic; SSSL tiled, the last one long, for full."""
     if model.arch == "classic":
         return [model.sequence_len] * model.depth
     short = -(-model.sequence_len // 4 // 128) * 128

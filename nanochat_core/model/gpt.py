@@ -30,7 +30,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def rotary_tables(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the angles, each float32 (length, D/2): angle of pair j at position t is t / base^(2j/D)."""
+    """Return cos and sin, each float32 (length, D/2); the angle of pair j at position t is t / base^(2j/D)."""
     frequency = ROPE_BASE ** (-torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size)
     angle = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequency)
     return angle.cos(), angle.sin()
@@ -62,10 +62,7 @@ class Attention(nn.Module):
         v = self.c_v(x).view(rows, length, self.n_kv_head, self.head_size)
         q, k = rms_norm(rotate(q, *rotary)), rms_norm(rotate(k, *rotary))
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H | K, T, D)
-        if cache is None:
-            y = causal_attention(q, k, v)
-        else:
-            y = cache.attend(layer, q, k, v)
+        y = causal_attention(q, k, v) if cache is None else cache.attend(layer, q, k, v)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(rows, length, -1))  # (B, T, C)
 
 
@@ -112,7 +109,9 @@ class GPT(nn.Module):
     def rotary(self, length: int) -> tuple[Tensor, Tensor]:
         """Return cos and sin, (length, D/2) each, from a table that grows as needed."""
         if self._rotary is None or self._rotary[0].size(0) < length or self._rotary[0].device != self.device:
-            self._rotary = rotary_tables(max(length, self.spec.sequence_len), self.spec.n_embd // self.spec.n_head, self.device)
+            self._rotary = rotary_tables(
+                max(length, self.spec.sequence_len), self.spec.n_embd // self.spec.n_head, self.device
+            )
         cos, sin = self._rotary
         return cos[:length], sin[:length]
 

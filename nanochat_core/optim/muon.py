@@ -25,7 +25,9 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def muon_step(weights: list[Tensor], gradients: list[Tensor], momentum: Tensor, *, lr: float, mu: float, dtype: torch.dtype) -> None:
+def muon_step(
+    weights: list[Tensor], gradients: list[Tensor], momentum: Tensor, *, lr: float, mu: float, dtype: torch.dtype
+) -> None:
     """Update matrices of one shape in place. `momentum` (K, m, n), float32, is their stacked state, updated too.
 
     M ← μM + (1−μ)G;  X ← orthogonalize((1−μ)G + μM);  W ← W − η·√max(1, m/n)·X.

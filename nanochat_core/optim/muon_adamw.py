@@ -30,7 +30,7 @@ def rates_at(spec: OptimizerSpec, n_embd: int, multiplier: float, momentum: floa
 
 
 class MuonAdamW:
-    """One optimizer for all parameters of a GPT. `state` maps names to tensors: all that a checkpoint needs besides `step`."""
+    """One optimizer for all parameters of a GPT. `state` (name to tensor) and `step_count` are its checkpoint."""
 
     def __init__(self, model: GPT) -> None:
         self.step_count = 0

@@ -1,0 +1,41 @@
+"""Which device a stage computes on, and in which arithmetic."""
+
+import contextlib
+import os
+
+import torch
+
+from nanochat_core.errors import SpecError
+from nanochat_core.specs import Precision
+
+
+def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+    """Return the device called `name` (cuda, mps, cpu), else $NANOCHAT_DEVICE, else the best that is there.
+
+    Raises SpecError where the one that was asked for is not there.
+    """
+    name = name or os.environ.get("NANOCHAT_DEVICE")
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        name = next(kind for kind, is_available in is_there.items() if is_available)
+    if not is_there.get(name, False):
+        raise SpecError(
+            f"The device {name!r} is not there; torch {torch.__version__} sees {[k for k in is_there if is_there[k]]}."
+        )
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+def set_determinism(device: torch.device) -> None:
+    """On the CPU, have equal runs give equal bits: torch's own switch, and no denormals that cost time."""
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.set_flush_denormal(True)
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def arithmetic(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a forward pass runs: bf16 matrix products over fp32 weights, or plain fp32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

@@ -1,0 +1,55 @@
+"""Keys and values of earlier tokens, with a position for each row.
+
+L layers, B rows, H query heads, K key/value heads, S capacity in tokens, T new tokens, D head size.
+"""
+
+import torch
+from torch import Tensor
+
+from nanochat_core.model.attention import causal_attention, masked_attention
+from nanochat_core.specs import ModelSpec
+
+
+class KVCache:
+    """Rows of a batch, each `lengths[b]` tokens long. A forward pass writes; `advance` makes the new tokens count."""
+
+    def __init__(self, spec: ModelSpec, rows: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (spec.depth, rows, spec.n_kv_head, capacity, spec.n_embd // spec.n_head)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.longest = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.size(3)
+
+    def positions(self, new_tokens: int) -> Tensor:
+        """Return the positions (B, T) that the next `new_tokens` tokens of each row will have."""
+        return self.lengths[:, None] + torch.arange(new_tokens, device=self.lengths.device)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k and v (B, K, T, D) behind each row and return the attention (B, H, T, D) of q over all of the row."""
+        new_tokens = q.size(2)
+        if self.longest == 0:
+            self.keys[layer, :, :, :new_tokens] = k
+            self.values[layer, :, :, :new_tokens] = v
+            return causal_attention(q, k, v)
+        positions = self.positions(new_tokens)
+        rows = torch.arange(q.size(0), device=q.device)[:, None]
+        self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
+        self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
+        end = self.longest + new_tokens
+        visible = torch.arange(end, device=q.device) <= positions[:, None, :, None]  # (B, 1, T, S)
+        return masked_attention(q, self.keys[layer, :, :, :end], self.values[layer, :, :, :end], visible)
+
+    def advance(self, new_tokens: Tensor | int) -> None:
+        """Make the tokens just written count: the same number for each row, or one number for each (B,)."""
+        self.lengths = self.lengths + new_tokens
+        self.longest = int(self.lengths.max())
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; a row may be taken several times (n samples of one prompt)."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.lengths = self.lengths[rows]
+        self.longest = int(self.lengths.max())

@@ -1,0 +1,170 @@
+"""Pretraining: `torchrun -m nanochat_core.stages.pretrain <folder>/spec.json`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanochat_core.artifacts import StageFolder, run_stage
+from nanochat_core.checkpoint import CheckpointMeta
+from nanochat_core.data.loader import TokenLoader, joined_tokens, stream_rows
+from nanochat_core.data.shards import TextShards, read_row_group, row_groups
+from nanochat_core.device import arithmetic
+from nanochat_core.distributed import World, joined_world, rank_from_environment
+from nanochat_core.inference.engine import Engine, Prompt
+from nanochat_core.model.gpt import GPT
+from nanochat_core.model.init import init_weights
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.specs import PretrainSpec, parse_params
+from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
+from nanochat_core.training.loop import LoopSettings, TrainState
+from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
+from nanochat_core.training.validate import bits_per_byte
+
+SAMPLES_FILE = "samples.jsonl"
+SAMPLE_PROMPTS = (
+    "The capital of France is",
+    "If yesterday was Friday, then tomorrow will be",
+    "Return the number of",
+    "The chemical symbol of gold is",
+    "A list is",
+)
+
+
+def pretrain(folder: StageFolder) -> None:
+    """Train a model from scratch on the text shards and write its checkpoints and result."""
+    spec = parse_params(PretrainSpec, folder.request.params)
+    with joined_world() as world:
+        tokenizer = Tokenizer.load(folder.input("tokenizer"))
+        shards = TextShards.open(folder.input("text"))
+        run = _make_run(folder, spec, world, tokenizer, shards)
+        lines = train(run)
+        if world.is_main:
+            _write_result(folder, spec, run, lines, tokenizer, shards)
+
+
+def _make_run(
+    folder: StageFolder, spec: PretrainSpec, world: World, tokenizer: Tokenizer, shards: TextShards
+) -> TrainingRun:
+    """Build model, optimizer and loader, at step 0."""
+    model = GPT(spec.model, tokenizer.vocab_size)
+    init_weights(model, spec.seed)
+    model.to(world.device)
+    loader = TokenLoader(
+        shards.train,
+        tokenizer,
+        sequence_len=spec.model.sequence_len,
+        rows_per_step=spec.total_batch_tokens // spec.model.sequence_len,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    state = TrainState(model, MuonAdamW(model), loader, spec.precision)
+    rows = _validation_rows(spec, tokenizer, shards)
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
+
+    def validate() -> dict[str, float]:
+        bpb = bits_per_byte(
+            model, rows, token_bytes, world, batch_rows=micro_rows(spec.runtime), precision=spec.precision
+        )
+        return {"val/bpb": bpb}
+
+    return TrainingRun(
+        folder=folder,
+        world=world,
+        state=state,
+        settings=LoopSettings(
+            steps=spec.steps,
+            optimizer=spec.optimizer,
+            micro_rows=micro_rows(spec.runtime),
+            use_compile=_use_compile(spec, world),
+        ),
+        runtime=spec.runtime,
+        meta=CheckpointMeta(
+            stage="pretrain",
+            step=0,
+            tokens=0,
+            optimizer_steps=0,
+            model=spec.model,
+            vocab_size=tokenizer.vocab_size,
+            precision=spec.precision,
+            tokenizer_hash=tokenizer.hash,
+            data_digest=folder.request.input_digests.get("text", ""),
+        ),
+        validate=validate,
+        validate_every=spec.validation_every,
+        sample=lambda step: _write_samples(folder, state, world, tokenizer, step),
+        sample_every=spec.sample_every,
+    )
+
+
+def _use_compile(spec: PretrainSpec, world: World) -> bool:
+    return world.device.type == "cuda" if spec.runtime.use_compile is None else spec.runtime.use_compile
+
+
+def _validation_rows(spec: PretrainSpec, tokenizer: Tokenizer, shards: TextShards) -> torch.Tensor:
+    return stream_rows(
+        [shards.validation], tokenizer, sequence_len=spec.model.sequence_len, max_tokens=spec.validation_tokens
+    )
+
+
+def _write_samples(folder: StageFolder, state: TrainState, world: World, tokenizer: Tokenizer, step: int) -> None:
+    """Append greedy continuations of the fixed prompts to samples.jsonl (rank 0)."""
+    if not world.is_main:
+        return
+    prompts = [Prompt(ids=[tokenizer.bos, *tokenizer.encode(text)], max_new_tokens=24) for text in SAMPLE_PROMPTS]
+    state.model.eval()
+    with arithmetic(world.device, state.precision):
+        answers = Engine(state.model, tokenizer).generate(prompts)
+    state.model.train()
+    texts = {prompt: answer[0].raw_text for prompt, answer in zip(SAMPLE_PROMPTS, answers, strict=True)}
+    with open(folder.path / SAMPLES_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "samples": texts}, ensure_ascii=False) + "\n")
+
+
+def _last_samples(path: Path) -> dict[str, str]:
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["samples"]
+
+
+def _write_result(
+    folder: StageFolder,
+    spec: PretrainSpec,
+    run: TrainingRun,
+    lines: list[dict[str, float]],
+    tokenizer: Tokenizer,
+    shards: TextShards,
+) -> None:
+    """Write result.json; the bigram table is fitted to the same training text."""
+    bpb = series(lines, "val/bpb")
+    bigram = None
+    if tokenizer.vocab_size <= MAX_VOCAB_SIZE:
+        tokens = _all_tokens(shards.train, tokenizer)
+        bigram = bigram_bits_per_byte(tokens, _validation_rows(spec, tokenizer, shards), tokenizer.token_bytes())
+    folder.write_result(
+        metrics={
+            "val_bpb_first": bpb[0][1],
+            "val_bpb_last": bpb[-1][1],
+            "val_bpb_best": min(value for _, value in bpb),
+            "bigram_bpb": bigram,
+            "train_loss_last": series(lines, "train/loss")[-1][1],
+            "steps": spec.steps,
+            "tokens": run.state.tokens,
+            "parameters": sum(parameter.numel() for parameter in run.state.model.parameters()),
+            "flops": lines[-1]["flops"],
+            "tokens_per_second": float(np.median([value for _, value in series(lines, "train/tokens_per_second")])),
+        },
+        outputs=final_outputs(spec.steps),
+        details={"samples": _last_samples(folder.path / SAMPLES_FILE)},
+    )
+
+
+def _all_tokens(paths: list[Path], tokenizer: Tokenizer) -> np.ndarray:
+    """Return the tokens of all training text, for a corpus small enough for a small vocabulary."""
+    return np.concatenate(
+        [joined_tokens(tokenizer, read_row_group(path, group)) for path, group, _ in row_groups(paths)]
+    )
+
+
+if __name__ == "__main__":
+    run_stage(pretrain, is_main=rank_from_environment() == 0)

@@ -1,0 +1,176 @@
+"""Reinforcement learning: `torchrun -m nanochat_core.stages.rl <folder>/spec.json`.
+
+Before and after, the same held-out questions are answered with the same seeds; the gain is the mean of the paired
+differences of the questions' mean rewards, with its 95 % interval.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from nanochat_core import checkpoint
+from nanochat_core.artifacts import StageFolder, run_stage, write_bytes
+from nanochat_core.distributed import World, joined_world, rank_from_environment
+from nanochat_core.inference.engine import Engine
+from nanochat_core.inference.tool_use import load_tool
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.specs import RLSpec, parse_params
+from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.training.finetune import rendered
+from nanochat_core.training.loop import LoopSettings, TrainState
+from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reinforce_steps
+from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
+
+BEFORE, AFTER = "records/before.jsonl", "records/after.jsonl"
+
+
+def reinforce(folder: StageFolder) -> None:
+    """Improve the input model on the questions' reward and write checkpoints, records and result."""
+    spec = parse_params(RLSpec, rendered(folder.request.params))
+    with joined_world() as world:
+        tokenizer = Tokenizer.load(folder.input("tokenizer"))
+        model, meta = checkpoint.load_model(folder.input("model"), tokenizer_hash=tokenizer.hash, device=world.device)
+        sampler = Sampler(Engine(model, tokenizer, tool=load_tool("calculator")), tokenizer, spec, meta.precision)
+        held_out = read_questions(folder.input("conversations") / "validation.parquet")[: spec.eval_questions]
+        run = _make_run(
+            folder,
+            spec,
+            world,
+            sampler,
+            held_out,
+            TrainState(model, MuonAdamW(model), _loader(folder, spec, world), meta.precision),
+            meta,
+        )
+        lines = train(run)
+        _examine(folder, spec, world, sampler, held_out, AFTER)
+        if world.is_main:
+            _write_result(folder, run, lines)
+
+
+def _loader(folder: StageFolder, spec: RLSpec, world: World) -> QuestionLoader:
+    questions = read_questions(folder.input("conversations") / "train.parquet")
+    return QuestionLoader(questions, per_step=spec.questions_per_step, seed=spec.seed, world=world)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Return the rows of a conversations file with `messages` and `meta` decoded."""
+    rows = pq.read_table(path, columns=["messages", "source", "meta"]).to_pylist()
+    return [row | {"messages": json.loads(row["messages"]), "meta": json.loads(row["meta"])} for row in rows]
+
+
+def _make_run(
+    folder: StageFolder,
+    spec: RLSpec,
+    world: World,
+    sampler: Sampler,
+    held_out: list[Question],
+    state: TrainState,
+    meta: checkpoint.CheckpointMeta,
+) -> TrainingRun:
+    def validate() -> dict[str, float]:
+        if state.step == 0:
+            return {"rl/held_out_reward": _examine(folder, spec, world, sampler, held_out, BEFORE)}
+        if state.step == steps:
+            return {}  # examined once, after the last checkpoint
+        return {"rl/held_out_reward": _mean(_answer_held_out(spec, world, sampler, held_out))}
+
+    steps = spec.steps or state.loader.steps_per_epoch
+    rows = micro_rows(spec.runtime)
+    return TrainingRun(
+        folder=folder,
+        world=world,
+        state=state,
+        settings=LoopSettings(steps=steps, optimizer=spec.optimizer, micro_rows=rows),
+        runtime=spec.runtime,
+        meta=meta.model_copy(
+            update={
+                "stage": "rl",
+                "step": 0,
+                "tokens": 0,
+                "optimizer_steps": 0,
+                "data_digest": folder.request.input_digests.get("conversations", ""),
+                "files": {},
+            }
+        ),
+        validate=validate,
+        validate_every=spec.eval_every,
+        steps=reinforce_steps(sampler, spec, rows),
+    )
+
+
+def _answer_held_out(spec: RLSpec, world: World, sampler: Sampler, held_out: list[Question]) -> list[dict[str, Any]]:
+    """Answer the held-out questions, shared by the ranks; return a record for each, in order, on every rank."""
+    numbers = list(range(world.rank, len(held_out), world.size))
+    seeds = [spec.seed * 7_919 + number for number in numbers]
+    answered = sampler.answer([held_out[number] for number in numbers], seeds, spec.eval_samples)
+    own = [_record(number, item) for number, item in zip(numbers, answered, strict=True)]
+    lines = b"".join(world.gather_bytes("".join(json.dumps(record) + "\n" for record in own).encode()))
+    return sorted((json.loads(line) for line in lines.splitlines()), key=lambda record: record["index"])
+
+
+def _record(number: int, item: Answered) -> dict[str, Any]:
+    return {
+        "index": number,
+        "source": item.question["source"],
+        "rewards": item.rewards,
+        "answers": [completion.text for completion in item.completions],
+    }
+
+
+def _mean(records: list[dict[str, Any]]) -> float:
+    return sum(sum(record["rewards"]) / len(record["rewards"]) for record in records) / len(records)
+
+
+def _examine(
+    folder: StageFolder, spec: RLSpec, world: World, sampler: Sampler, held_out: list[Question], name: str
+) -> float:
+    """Answer the held-out questions, keep a record of each answer, and return the mean reward."""
+    records = _answer_held_out(spec, world, sampler, held_out)
+    if world.is_main:
+        (folder.path / "records").mkdir(exist_ok=True)
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        write_bytes(folder.path / name, text.encode())
+    return _mean(records)
+
+
+def paired_gain(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """Return the mean of the paired differences of the questions' mean rewards, and its 95 % interval (normal)."""
+    differences = [
+        sum(new["rewards"]) / len(new["rewards"]) - sum(old["rewards"]) / len(old["rewards"])
+        for old, new in zip(before, after, strict=True)
+    ]
+    count = len(differences)
+    mean = sum(differences) / count
+    variance = sum((difference - mean) ** 2 for difference in differences) / max(1, count - 1)
+    half = 1.96 * math.sqrt(variance / count)
+    return mean, mean - half, mean + half
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_result(folder: StageFolder, run: TrainingRun, lines: list[dict[str, float]]) -> None:
+    before, after = _read_records(folder.path / BEFORE), _read_records(folder.path / AFTER)
+    gain, low, high = paired_gain(before, after)
+    folder.write_result(
+        metrics={
+            "reward_before": _mean(before),
+            "reward_after": _mean(after),
+            "reward_gain": gain,
+            "reward_gain_low": low,
+            "reward_gain_high": high,
+            "held_out_questions": len(after),
+            "train_reward_last": series(lines, "rl/reward")[-1][1],
+            "steps": run.settings.steps,
+            "tokens": run.state.tokens,
+        },
+        outputs=[*final_outputs(run.settings.steps), BEFORE, AFTER],
+    )
+
+
+if __name__ == "__main__":
+    run_stage(reinforce, is_main=rank_from_environment() == 0)

@@ -1,0 +1,102 @@
+"""What mid-training and SFT share: training on conversations, from an earlier model, with a fresh optimizer."""
+
+from typing import Any
+
+from nanochat_core import checkpoint
+from nanochat_core.artifacts import StageFolder
+from nanochat_core.data.conversations import ConversationLoader, read_conversations
+from nanochat_core.distributed import World, joined_world
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.specs import ConversationsSpec, FinetuneSpec, MixtureItem, parse_params
+from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.training.loop import LoopSettings, TrainState
+from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
+from nanochat_core.training.validate import conversation_loss
+
+# The stage process needs no mixture: its conversations are rendered already. The spec's field still wants one.
+_RENDERED = ConversationsSpec(mixture=(MixtureItem(task="rendered"),)).model_dump()
+
+
+def rendered(params: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's params with a place-holder for the mixture, whose conversations are an input by now."""
+    return {"conversations": _RENDERED, **params}
+
+
+def finetune(folder: StageFolder) -> None:
+    """Train the input model on the input conversations and write checkpoints and result."""
+    spec = parse_params(FinetuneSpec, rendered(folder.request.params))
+    with joined_world() as world:
+        tokenizer = Tokenizer.load(folder.input("tokenizer"))
+        run, loader = _make_run(folder, spec, world, tokenizer)
+        lines = train(run)
+        if world.is_main:
+            _write_result(folder, run, loader, lines)
+
+
+def _make_run(
+    folder: StageFolder, spec: FinetuneSpec, world: World, tokenizer: Tokenizer
+) -> tuple[TrainingRun, ConversationLoader]:
+    model, meta = checkpoint.load_model(folder.input("model"), tokenizer_hash=tokenizer.hash, device=world.device)
+    sequence_len = spec.sequence_len or meta.model.sequence_len
+    loader = _loader(folder, spec, world, sequence_len, "train")
+    steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))
+    state = TrainState(model, MuonAdamW(model), loader, meta.precision)
+
+    def validate() -> dict[str, float]:
+        held_out = _loader(folder, spec, world, sequence_len, "validation")
+        batches = [held_out.batch() for _ in range(held_out.steps_per_epoch)]
+        return {"val/loss": conversation_loss(model, batches, world, meta.precision)}
+
+    run = TrainingRun(
+        folder=folder,
+        world=world,
+        state=state,
+        settings=LoopSettings(
+            steps=steps, optimizer=spec.optimizer, micro_rows=micro_rows(spec.runtime), use_compile=False
+        ),
+        runtime=spec.runtime,
+        meta=meta.model_copy(
+            update={
+                "stage": folder.request.stage,
+                "step": 0,
+                "tokens": 0,
+                "optimizer_steps": 0,
+                "data_digest": folder.request.input_digests.get("conversations", ""),
+                "files": {},
+            }
+        ),
+        validate=validate,
+        validate_every=spec.validation_every,
+    )
+    return run, loader
+
+
+def _loader(folder: StageFolder, spec: FinetuneSpec, world: World, sequence_len: int, split: str) -> ConversationLoader:
+    rows = read_conversations(folder.input("conversations") / f"{split}.parquet", mask=spec.mask)
+    return ConversationLoader(
+        rows,
+        batching=spec.batching,
+        batch_rows=spec.batch_rows,
+        sequence_len=sequence_len,
+        seed=spec.seed,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def _write_result(
+    folder: StageFolder, run: TrainingRun, loader: ConversationLoader, lines: list[dict[str, float]]
+) -> None:
+    losses = series(lines, "val/loss")
+    folder.write_result(
+        metrics={
+            "val_loss_first": losses[0][1],
+            "val_loss_last": losses[-1][1],
+            "train_loss_last": series(lines, "train/loss")[-1][1],
+            "steps": run.settings.steps,
+            "tokens": run.state.tokens,
+            "epochs": round(run.settings.steps / loader.steps_per_epoch, 3),
+            "cut_conversations": loader.cut_conversations,
+        },
+        outputs=final_outputs(run.settings.steps),
+    )

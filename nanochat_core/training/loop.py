@@ -1,0 +1,158 @@
+"""The optimizer step and the generator of steps that pretraining, mid-training and SFT share.
+
+`TrainState` is what a checkpoint holds. Resuming is bitwise: the same state gives the same next step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nanochat_core.device import arithmetic
+from nanochat_core.distributed import World
+from nanochat_core.errors import DataError
+from nanochat_core.model.gpt import GPT
+from nanochat_core.model.loss import IGNORED, loss_sum
+from nanochat_core.optim.muon_adamw import MuonAdamW, Rates, rates_at
+from nanochat_core.optim.schedules import muon_momentum, rate_multiplier
+from nanochat_core.specs import OptimizerSpec, Precision
+
+LossFunction = Callable[[GPT, Tensor, Tensor], Tensor]
+
+
+class Loader(Protocol):
+    """Where batches come from. `state` is tensors by name; `load` takes what any number of ranks have saved."""
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Return this rank's rows of the next step: ids and targets, int64 (rows, T)."""
+        ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """A moment of training: all that the next step depends on."""
+
+    model: GPT
+    optimizer: MuonAdamW
+    loader: Loader
+    precision: Precision
+    step: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one optimizer step did. `loss` is nats per trained token; `seconds` is wall clock."""
+
+    step: int
+    loss: float
+    grad_norm: float | None
+    lr_multiplier: float
+    seconds: float
+    batch_tokens: int
+    should_stop: bool
+    extra: dict[str, float] = field(default_factory=dict)  # more numbers for the metrics
+
+
+def train_step(
+    state: TrainState,
+    world: World,
+    rates: Rates,
+    *,
+    micro_rows: int,
+    grad_clip: float | None,
+    loss_function: LossFunction = loss_sum,
+    stop_requested: bool = False,
+) -> tuple[float, float | None, int, bool]:
+    """Do one optimizer step; return loss (nats per trained token), gradient norm, tokens, whether to stop.
+
+    The loss is divided by the trained tokens of all micro-batches and ranks, and all ranks stop where one must. Raises
+    DataError, before the weights change, where the loss is not finite.
+    """
+    idx, targets = state.loader.batch()
+    device = world.device
+    trained = world.sum_((targets != IGNORED).sum().to(device, torch.float64)).clamp(min=1)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for row in range(0, len(idx), micro_rows):
+        with arithmetic(device, state.precision):
+            loss = loss_function(
+                state.model, idx[row : row + micro_rows].to(device), targets[row : row + micro_rows].to(device)
+            )
+        (loss / trained.to(loss.dtype)).backward()
+        total += loss.detach()
+    # One reduction for loss, tokens and the wish to stop, so that all ranks stop after the same step.
+    numbers = torch.stack([total, total.new_tensor(idx.numel()), total.new_tensor(float(stop_requested))])
+    loss_total, tokens, stopping = world.sum_(numbers).tolist()
+    mean_loss = loss_total / trained.item()
+    if not mean_loss < float("inf"):
+        raise DataError(
+            f"The loss of step {state.step + 1} is {mean_loss}; the weights were left as they were. "
+            "Lower the rates (pretrain.optimizer.lr_scale) or look at the data of this step, then run again."
+        )
+    norm = apply_gradients(state.model, state.optimizer, world, rates, grad_clip=grad_clip)
+    state.step += 1
+    state.tokens += int(tokens)
+    return mean_loss, norm, int(tokens), stopping > 0
+
+
+def apply_gradients(
+    model: GPT, optimizer: MuonAdamW, world: World, rates: Rates, *, grad_clip: float | None
+) -> float | None:
+    """Sum the gradients over the ranks, clip them, update the weights, clear the gradients; return the global norm."""
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        if parameter.grad is None:  # nothing to learn on this rank
+            parameter.grad = torch.zeros_like(parameter)
+    if world.size > 1:
+        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        pieces = world.sum_(flat).split([parameter.numel() for parameter in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad.copy_(piece.view_as(parameter))
+    norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip).item() if grad_clip else None
+    optimizer.step(rates)
+    for parameter in parameters:
+        parameter.grad = None
+    return norm
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long to train, at which rates, in what pieces."""
+
+    steps: int
+    optimizer: OptimizerSpec
+    micro_rows: int
+    use_compile: bool = False
+
+
+def scheduled_rates(state: TrainState, settings: LoopSettings) -> tuple[Rates, float]:
+    """Return the rates of the state's next step, and the schedule's multiplier in them."""
+    multiplier = rate_multiplier(settings.optimizer, state.step, settings.steps)
+    return rates_at(settings.optimizer, state.model.spec.n_embd, multiplier, muon_momentum(state.step)), multiplier
+
+
+def training_steps(
+    state: TrainState, world: World, settings: LoopSettings, stop_requested: Callable[[], bool]
+) -> Iterator[StepInfo]:
+    """Train to `settings.steps`, yielding after each step; the caller decides when to log, validate and save."""
+    loss_function = torch.compile(loss_sum, dynamic=False) if settings.use_compile else loss_sum
+    while state.step < settings.steps:
+        started = time.perf_counter()
+        rates, multiplier = scheduled_rates(state, settings)
+        loss, norm, tokens, should_stop = train_step(
+            state,
+            world,
+            rates,
+            micro_rows=settings.micro_rows,
+            grad_clip=settings.optimizer.grad_clip,
+            loss_function=loss_function,
+            stop_requested=stop_requested(),
+        )
+        yield StepInfo(state.step, loss, norm, multiplier, time.perf_counter() - started, tokens, should_stop)

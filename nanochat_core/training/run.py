@@ -1,0 +1,171 @@
+"""One training stage from start to end: resume, steps, metrics, validation, samples, checkpoints, stop on SIGTERM.
+
+Pretraining, mid-training and SFT differ in their data and in what they validate; the rest is here.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanochat_core import checkpoint
+from nanochat_core.artifacts import StageFolder
+from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
+from nanochat_core.distributed import World
+from nanochat_core.errors import Preempted
+from nanochat_core.metrics import MetricsWriter, read_metrics
+from nanochat_core.model.accounting import flops_per_token
+from nanochat_core.specs import TrainingRuntime
+from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, training_steps
+
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+DEFAULT_MICRO_ROWS = 32
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a stage decides: its state, its length, and what happens on which schedule."""
+
+    folder: StageFolder
+    world: World
+    state: TrainState
+    settings: LoopSettings
+    runtime: TrainingRuntime
+    meta: CheckpointMeta  # of step 0; each checkpoint is a copy with its own step
+    validate: Callable[[], dict[str, float]]
+    validate_every: int
+    sample: Callable[[int], None] | None = None
+    sample_every: int = 1
+    steps: Callable[[TrainState, World, LoopSettings, Callable[[], bool]], Iterator[StepInfo]] = training_steps
+
+
+class StopSignal:
+    """Turns SIGTERM into a flag that the loop reads after each step."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        signal.signal(signal.SIGTERM, self._set)
+
+    def _set(self, *_: object) -> None:
+        self.is_set = True
+
+    def __call__(self) -> bool:
+        return self.is_set
+
+
+def micro_rows(runtime: TrainingRuntime) -> int:
+    """Return the rows of a micro-batch."""
+    return runtime.device_batch_size or DEFAULT_MICRO_ROWS
+
+
+def train(run: TrainingRun) -> list[dict[str, float]]:
+    """Train to the last step from the newest checkpoint, or from the start; return the metric lines, one a step.
+
+    Raises Preempted, after saving, where a SIGTERM came.
+    """
+    stop = StopSignal()
+    writer = MetricsWriter(run.folder.path / METRICS_FILE) if run.world.is_main else None
+    if restore(run):
+        print(f"continuing from step {run.state.step} of {run.settings.steps}", flush=True)
+    elif run.state.step == 0:
+        _validate(run, writer)
+    if run.sample and run.state.step == 0:
+        run.sample(0)
+    for info in run.steps(run.state, run.world, run.settings, stop):
+        _after_step(run, writer, info)
+        if info.should_stop:
+            save(run)
+            raise Preempted(f"Stopped at step {info.step} of {run.settings.steps} after saving; run again to continue.")
+    save(run)
+    return read_metrics(run.folder.path / METRICS_FILE) if run.world.is_main else []
+
+
+def _after_step(run: TrainingRun, writer: MetricsWriter | None, info: StepInfo) -> None:
+    """Do what this step's number calls for."""
+    is_last = info.step == run.settings.steps
+    if writer and (info.step % run.runtime.log_every == 0 or is_last):
+        _log(run, writer, info)
+    if info.step % run.validate_every == 0 or is_last:
+        _validate(run, writer)
+    if run.sample and (info.step % run.sample_every == 0 or is_last):
+        run.sample(info.step)
+    if info.step % run.runtime.checkpoint_every == 0 and not is_last:
+        save(run)
+
+
+def _log(run: TrainingRun, writer: MetricsWriter, info: StepInfo) -> None:
+    flops = flops_per_token(run.state.model.spec, run.state.model.vocab_size)
+    writer.write(
+        info.step,
+        total_steps=run.settings.steps,
+        tokens=run.state.tokens,
+        flops=float(flops * run.state.tokens),
+        **{
+            "train/loss": info.loss,
+            "train/grad_norm": info.grad_norm,
+            "train/lr_multiplier": info.lr_multiplier,
+            "train/tokens_per_second": round(info.batch_tokens / info.seconds, 1),
+            **info.extra,
+        },
+    )
+
+
+def _validate(run: TrainingRun, writer: MetricsWriter | None) -> None:
+    run.state.model.eval()
+    values = run.validate()
+    run.state.model.train()
+    if writer:
+        writer.write(run.state.step, total_steps=run.settings.steps, tokens=run.state.tokens, **values)
+
+
+def save(run: TrainingRun) -> Path:
+    """Write the checkpoint of the present state (every rank takes part)."""
+    state = run.state
+    meta = run.meta.model_copy(
+        update={"step": state.step, "tokens": state.tokens, "optimizer_steps": state.optimizer.step_count}
+    )
+    return checkpoint.save(
+        run.folder.path / CHECKPOINTS,
+        Checkpoint(
+            meta=meta,
+            model=dict(state.model.state_dict()),
+            optimizer=state.optimizer.state,
+            loader=state.loader.state() | _random_state(run.world),
+        ),
+        run.world,
+        keep=run.runtime.keep_checkpoints,
+    )
+
+
+def restore(run: TrainingRun) -> bool:
+    """Continue from the newest checkpoint of this folder; False where there is none."""
+    path = checkpoint.latest(run.folder.path / CHECKPOINTS)
+    if path is None:
+        return False
+    found = checkpoint.load(path, tokenizer_hash=run.meta.tokenizer_hash, device=run.world.device)
+    run.state.model.load_state_dict(found.model)
+    run.state.optimizer.load(found.optimizer, found.meta.optimizer_steps)
+    run.state.loader.load(found.loader)
+    run.state.step, run.state.tokens = found.meta.step, found.meta.tokens
+    if (random_state := found.loader.get(f"random.rank{run.world.rank}")) is not None:
+        torch.set_rng_state(random_state)
+    return True
+
+
+def _random_state(world: World) -> dict[str, Tensor]:
+    return {f"random.rank{world.rank}": torch.get_rng_state()}
+
+
+def final_outputs(steps: int) -> list[str]:
+    """Return the declared outputs of a training stage: weights and meta of the last checkpoint."""
+    last = f"{CHECKPOINTS}/{checkpoint.folder_name(steps)}"
+    return [f"{last}/{checkpoint.MODEL_FILE}", f"{last}/{checkpoint.META_FILE}"]
+
+
+def series(lines: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    """Return the (step, value) pairs of one metric."""
+    return [(line["step"], line[name]) for line in lines if name in line]
