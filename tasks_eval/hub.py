@@ -52,9 +52,12 @@ class TaskData:
     def rows(self, dataset: str, split: str) -> Rows:
         """Return the rows of one split; raises DataError where it was not fetched or a file cannot be read."""
         try:
-            return Rows(pa.concat_tables([pq.read_table(file) for file in self.files(dataset, split)]))
+            rows = Rows(pa.concat_tables([pq.read_table(file) for file in self.files(dataset, split)]))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"Cannot read {dataset}/{split}: {error}. Run the stage task_data again.") from error
+        if not len(rows):
+            raise DataError(f"The data set {dataset!r} has no rows in {split!r}. Run the stage task_data again.")
+        return rows
 
     def files(self, dataset: str, split: str) -> list[Path]:
         """Return the files of one split; raises DataError where it was not fetched."""

@@ -1,4 +1,7 @@
-"""HumanEval: 164 functions to write, graded by unit tests (Chen et al. 2021, arXiv:2107.03374); openai/openai_humaneval."""
+"""HumanEval: 164 functions to write, graded by unit tests (Chen et al. 2021, arXiv:2107.03374).
+
+Data set openai/openai_humaneval.
+"""
 
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation

@@ -2,7 +2,7 @@
 
 multiple choice   query + delimiter + choice, one prompt a choice, nothing stripped
 schema            context option + delimiter + continuation, one prompt an option
-language modeling stripped context + delimiter + continuation, and the same without the continuation, stripped as a whole
+language modeling stripped context + delimiter + continuation, and the same without it, stripped as a whole
 """
 
 import random

@@ -34,7 +34,7 @@ def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> lis
 def score_items(
     model: TextModel, task: CoreTask, items: Sequence[Item], indices: Sequence[int], *, report: Callable[[int], None]
 ) -> list[Record]:
-    """Return a record with a verdict for each of the items at `indices`; `report` hears how many were done each time."""
+    """Return a record with a verdict for each of the items at `indices`; `report` hears how many are done."""
     records: list[Record] = []
     for first in range(0, len(indices), ITEMS_PER_CALL):
         group = indices[first : first + ITEMS_PER_CALL]

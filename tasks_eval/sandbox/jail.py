@@ -2,8 +2,8 @@
 
     python -I -S jail.py '{"cpu_seconds": 5, "memory_bytes": 536870912, "file_bytes": 1048576}'
 
-Started by `process.py` in an empty folder and a session of its own. Needs the standard library only, and imports nothing
-of this project.
+Started by `process.py` in an empty folder and a session of its own. Needs nothing but the standard
+library.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ def leave_network() -> bool:
     """Move into a user and a network namespace of its own, which has no interface; False where the kernel refuses."""
     if not sys.platform.startswith("linux"):
         return False
-    return ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
 
 
 def set_limits(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:

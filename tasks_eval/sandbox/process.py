@@ -1,9 +1,10 @@
 """Run a Python program in the sandbox: bounded time, memory, files and output, no network where the kernel allows.
 
-The program runs in a session of its own, which is killed as a whole at the end, whatever happened. This is a seat belt for
-code that a model wrote, not a wall against an attacker: the file system can be read.
+The program runs in a session of its own, which is killed as a whole at the end, whatever happened. This is a seat belt
+for code that a model wrote, not a wall against an attacker: the file system can be read.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -36,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended; `output` is the beginning of its stdout and stderr together, `level` the isolation it had."""
+    """How a program ended; `output` is the beginning of its stdout and stderr, `level` the isolation it had."""
 
     status: Literal["exited", "timeout", "too much output", "too long to run"]
     returncode: int | None
@@ -44,7 +45,7 @@ class Outcome:
     level: str
 
 
-def run_program(program: str, limits: Limits = Limits()) -> Outcome:  # noqa: B008 - frozen
+def run_program(program: str, limits: Limits = Limits()) -> Outcome:
     """Run `program` and return how it ended. Never raises for what the program does."""
     source = program.encode("utf-8", errors="replace")
     if len(source) > PROGRAM_BYTES:
@@ -91,10 +92,8 @@ def _read_output(
 
 def _kill_session(process: "subprocess.Popen[bytes]") -> None:
     """Kill the program with all that it started, and reap it."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, and left nobody behind
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it has ended, and left nobody behind
     process.wait()
     assert process.stdout is not None
     process.stdout.close()

@@ -25,7 +25,7 @@ def run_unit_tests(meta: Meta, text: str) -> Verdict:
 
 
 def full_program(prompt: str, entry_point: str, text: str) -> str:
-    """Return the program in a completion: its first fenced block, or all of it; begun by the prompt where it needs that.
+    """Return the program in a completion: its first fenced block, or all of it, after the prompt where it needs that.
 
     What the prompt has before the function (imports, other functions) is put in front in any case.
 

@@ -1,0 +1,100 @@
+"""Asking a chat model a task's questions, and judging its answers: one record a question (or a sample of an answer)."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from nanochat_core.inference.interface import Completion, Conversation, GenerateRequest, TextModel
+from tasks_eval.grading import Verdict, grade
+from tasks_eval.multiple_choice import choose_letters
+from tasks_eval.scores import Record
+from tasks_eval.task import Task
+
+EXAMPLES_PER_CALL = 64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How generative answers are drawn. temperature 0 is greedy."""
+
+    max_new_tokens: int = 512
+    num_samples: int = 1
+    temperature: float = 0.0
+    top_k: int | None = None
+    seed: int = 42
+
+
+def score_examples(
+    model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling, *, report: Callable[[int], None]
+) -> list[Record]:
+    """Return the records of the examples at `indices`, in order; `report` hears how many are done."""
+    ask = _ask_letters if task.kind == "multiple_choice" else _ask_freely
+    records: list[Record] = []
+    for first in range(0, len(indices), EXAMPLES_PER_CALL):
+        group = indices[first : first + EXAMPLES_PER_CALL]
+        records += ask(model, task, group, sampling)
+        report(len(group))
+    return records
+
+
+def prompt_of(example: Conversation) -> Conversation:
+    """Return the conversation up to the last question: all but the reference answer."""
+    return {"messages": example["messages"][:-1]}
+
+
+def _ask_letters(model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling) -> list[Record]:
+    examples = [task[index] for index in indices]
+    letters = choose_letters(model, examples)
+    return [
+        _record(task, index, example, letter, Verdict(letter == example["answer"], letter))
+        for index, example, letter in zip(indices, examples, letters, strict=True)
+    ]
+
+
+def _ask_freely(model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling) -> list[Record]:
+    examples = [task[index] for index in indices]
+    requests = [
+        GenerateRequest(
+            conversation=prompt_of(example),
+            num_samples=sampling.num_samples,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            seed=sampling.seed + index,
+        )
+        for index, example in zip(indices, examples, strict=True)
+    ]
+    samples = [
+        (index, example, number, completion)
+        for index, example, row in zip(indices, examples, model.generate(requests), strict=True)
+        for number, completion in enumerate(row)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # unit tests wait for their processes
+        verdicts = pool.map(lambda sample: grade(task.meta(sample[1]), sample[3].text), samples)
+        return [
+            {**_record(task, index, example, transcript(completion), verdict), "sample": number}
+            for (index, example, number, completion), verdict in zip(samples, verdicts, strict=True)
+        ]
+
+
+def transcript(completion: Completion) -> str:
+    """Return all of an answer as people read it, tool calls and their output between guillemets."""
+    shown = {"text": "{}", "python": "«{}»", "python_output": "‹{}›"}
+    return "".join(shown[part["type"]].format(part["text"]) for part in completion.parts)
+
+
+def _record(task: Task, index: int, example: Conversation, completion: str, verdict: Verdict) -> Record:
+    prompt = json.dumps(prompt_of(example)["messages"], ensure_ascii=False)
+    return {
+        "index": index,
+        "task": task.name,
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "completion": completion,
+        "answer": verdict.answer,
+        "expected": example["answer"],
+        "correct": verdict.is_correct,
+        "note": verdict.note,
+    }
