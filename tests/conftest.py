@@ -1,0 +1,50 @@
+"""Fixtures that more than one folder of tests uses."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub_miniature import write_miniature
+from tests.hub_server import HubServer
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A developer's own token, endpoint or cache of the Hub must not reach a test."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf_home"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+
+
+@pytest.fixture(scope="session")
+def hub_miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the Hub's layout with made-up data of the real data sets' shapes."""
+    return write_miniature(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def hub_server(hub_miniature: Path) -> Iterator[HubServer]:
+    """The miniature, served to the real client on loopback."""
+    with HubServer(hub_miniature) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_mirror() -> Path:
+    """The mirror of real data ($NANOCHAT_TEST_HUB, else ../shared/hub); skips where there is none."""
+    root = Path(os.environ.get("NANOCHAT_TEST_HUB") or PROJECT.parent / "shared" / "hub")
+    if not (root / "datasets").is_dir():
+        pytest.skip(f"no mirror of Hub data at {root}: set NANOCHAT_TEST_HUB")
+    return root
+
+
+@pytest.fixture
+def mirror_server(hub_mirror: Path) -> Iterator[HubServer]:
+    """The mirror of real data, served to the real client on loopback."""
+    with HubServer(hub_mirror) as server:
+        yield server
