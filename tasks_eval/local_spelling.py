@@ -75,11 +75,17 @@ def draw_letter(rng: random.Random, word: str) -> str:
 
 
 def counting_example(word: str, letter: str, phrasing: str) -> Conversation:
-    """Return the question for one word and letter, answered through the tool."""
+    """Return the question for one word and letter, answered through the tool, which gets the word spelled.
+
+    Spelling is what the model learns anyway; an echo of the word as it stands is one more skill, and was seen to spoil
+    the end of spelled words (the closing quote after the last letter).
+
+    >>> counting_example("pear", "e", 'How many "{letter}" are in "{word}"?')["messages"][1]["content"][0]["text"]
+    ' "p,e,a,r".count("e")'
+    """
     result = str(word.count(letter))
     parts = [
-        {"type": "text", "text": f'In "{word}": '},
-        {"type": "python", "text": f' "{word}".count("{letter}")'},
+        {"type": "python", "text": f' "{",".join(word)}".count("{letter}")'},
         {"type": "python_output", "text": result},
         {"type": "text", "text": result},
     ]
