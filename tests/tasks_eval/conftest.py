@@ -1,0 +1,123 @@
+"""Data for tests of tasks: a generated miniature, and the mirror of real data where it is there."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks_eval.hub import TaskData
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "parity" / "golden"
+WORDS = ["".join(letters) for letters in itertools.product("bdgklm", "aeiou", "nrst", ["e", "il", "ox"])]
+MMLU_ROWS = [
+    {"question": f"What is {n}+1?", "subject": "sums", "choices": [str(n + k) for k in range(4)], "answer": 1}
+    for n in range(10)
+]
+
+
+def arc_row(number: int) -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "question": f"Which one is number {number}?",
+        "choices": {"text": ["this", "that", "those"], "label": ["1", "2", "3"]},
+        "answerKey": "2",
+    }
+
+
+def humaneval_row(number: int) -> dict[str, Any]:
+    name = f"add_{number}"
+    return {
+        "task_id": f"HumanEval/{number}",
+        "prompt": f'import math\n\n\ndef {name}(x):\n    """Return x + {number}."""\n',
+        "canonical_solution": f"    return x + {number}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
+        "entry_point": name,
+    }
+
+
+MINIATURE: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "gsm8k": {
+        split: [
+            {"question": f"How much is {n} and 1?", "answer": f"It is {n}+1 = <<{n}+1={n + 1}>>{n + 1}.\n#### {n + 1}"}
+            for n in range(8)
+        ]
+        for split in ("train", "test")
+    },
+    "mmlu": {"test": MMLU_ROWS, "auxiliary_train": [{"train": row} for row in MMLU_ROWS]},
+    "arc": {
+        f"{name}/{split}": [arc_row(n) for n in range(5)]
+        for name in ("ARC-Easy", "ARC-Challenge")
+        for split in ("train", "test")
+    },
+    "smoltalk": {
+        split: [
+            {
+                "messages": [{"role": "user", "content": f"Hi {n}"}, {"role": "assistant", "content": "Hello!"}],
+                "source": "made",
+            }
+            for n in range(6)
+        ]
+        for split in ("train", "test")
+    },
+    "humaneval": {"test": [humaneval_row(n) for n in range(3)]},
+}
+
+
+def write_task_data(folder: Path, datasets: dict[str, dict[str, list[dict[str, Any]]]]) -> TaskData:
+    """Write a task_data artifact with these rows and the word list, and open it."""
+    (folder / "words.txt").write_text("\n".join(WORDS))
+    index: dict[str, dict[str, Any]] = {"words": {"words": "words.txt"}}
+    for name, splits in datasets.items():
+        for number, (split, rows) in enumerate(splits.items()):
+            file = f"{name}-{number}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows), folder / file)
+            index.setdefault(name, {})[split] = [file]
+    (folder / "index.json").write_text(json.dumps({"datasets": index}))
+    return TaskData.open(folder)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TaskData:
+    """Every data set in miniature."""
+    folder = tmp_path / "task_data"
+    folder.mkdir()
+    return write_task_data(folder, MINIATURE)
+
+
+@pytest.fixture(scope="session")
+def hub() -> Path:
+    """The mirror of real data."""
+    folder = Path(os.environ.get("NANOCHAT_TEST_HUB") or ROOT.parent / "shared" / "hub")
+    if not (folder / "MANIFEST.json").exists():
+        pytest.skip(f"no mirror of the Hub in {folder}; set NANOCHAT_TEST_HUB")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_data(hub: Path) -> TaskData:
+    """The real data sets, read where they lie."""
+    sets = hub / "datasets"
+
+    def files(folder: str, split: str) -> list[str]:
+        return [str(path) for path in sorted((sets / folder).glob(f"{split}-*.parquet"))]
+
+    index: dict[str, dict[str, Any]] = {
+        "gsm8k": {split: files("openai/gsm8k/main", split) for split in ("train", "test")},
+        "mmlu": {split: files("cais/mmlu/all", split) for split in ("test", "auxiliary_train")},
+        "arc": {
+            f"{name}/{split}": files(f"allenai/ai2_arc/{name}", split)
+            for name in ("ARC-Easy", "ARC-Challenge")
+            for split in ("train", "test")
+        },
+        "smoltalk": {split: files("HuggingFaceTB/smol-smoltalk/data", split) for split in ("train", "test")},
+        "humaneval": {"test": files("openai/openai_humaneval/openai_humaneval", "test")},
+        "core": {"root": str(hub / "eval_bundle")},
+        "words": {"words": str(hub / "words" / "words_alpha.txt")},
+    }
+    return TaskData(hub, index)
