@@ -1,0 +1,227 @@
+"""Stage report: everything that a pipeline run measured, collected from its stages' files, on one page.
+
+    reports/<run name>/{report.json, report.md, report.html, plots/*.svg}, and reports/latest -> <run name>
+
+Every number comes from a stage's `result.json`, `scores.json`, `metrics.jsonl` or `manifest.json`; nothing is computed
+twice. It is never cached: the same stages may belong to another run.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flows.report_pages import render
+from flows.report_plots import plots_of
+from flows.stage import StageOutcome
+from nanochat_core.artifacts import read_json, write_bytes, write_json
+from nanochat_core.errors import SpecError
+from nanochat_core.hardware import describe
+from nanochat_core.metrics import read_metrics
+from nanochat_core.paths import reports_dir
+from nanochat_core.recipes import PUBLISHED
+from nanochat_core.specs import LaunchSpec, PipelineSpec
+
+LATEST = "latest"
+TRAINING_STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}  # model -> the stage that made it
+VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
+CPU_STAGES = ("download", "task_data", "tokenizer")
+PACKAGES = ("flows", "nanochat_core", "tasks_eval", "deployments")
+RECORDS_SHOWN = 2  # answers to show of each chat task
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """What a finished stage left in its folder."""
+
+    outcome: StageOutcome
+    metrics: dict[str, Any]
+    details: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
+def report(base: Path, spec: PipelineSpec, outcomes: Sequence[StageOutcome], run_name: str) -> Path:
+    """Write the report of a run and point `latest` at it; return its folder.
+
+    Raises SpecError for a run name that is no folder name, ArtifactError where a stage has no readable result.
+    """
+    if run_name in {LATEST, ".", ".."} or "/" in run_name:
+        raise SpecError(f"The run name {run_name!r} cannot name a folder below {reports_dir(base)}: choose another.")
+    stages = {outcome.stage: read_stage(outcome) for outcome in outcomes}
+    collected = collect(spec, stages, run_name)
+    plots = [plot for name, files in stages.items() for plot in plots_of(name, files.lines, files.metrics)]
+    folder = reports_dir(base) / run_name
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    for name, text in render(collected, plots).items():
+        write_bytes(folder / name, text.encode())
+    write_json(folder / "report.json", collected)
+    point_latest_at(folder)
+    return folder
+
+
+def point_latest_at(folder: Path) -> None:
+    """Make `latest` beside `folder` a link to it, by rename: a reader never finds it missing."""
+    temporary = folder.with_name(f".{LATEST}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name, target_is_directory=True)
+    temporary.replace(folder.with_name(LATEST))
+
+
+def read_stage(outcome: StageOutcome) -> StageFiles:
+    """Read a finished stage's result and metrics; raises ArtifactError where there is no result."""
+    result = read_json(outcome.folder / "result.json")
+    return StageFiles(outcome, result["metrics"], result["details"], read_metrics(outcome.folder / "metrics.jsonl"))
+
+
+def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str) -> dict[str, Any]:
+    """Return the content of report.json. A stage that did not run has no entry."""
+    evaluations = {model: stages[f"evaluate_{model}"] for model in TRAINING_STAGES if f"evaluate_{model}" in stages}
+    numbers = {
+        stage: stages[stage].metrics | (flat_scores(evaluations[model]) if model in evaluations else {})
+        for model, stage in TRAINING_STAGES.items()
+        if stage in stages
+    }
+    seconds = {name: wall_seconds(files) for name, files in stages.items()}
+    return {
+        "run": {"name": run_name, "recipe": spec.recipe},
+        "header": header(spec, stages, seconds),
+        "stages": {name: stage_entry(files, seconds[name]) for name, files in stages.items()},
+        "data": data_entry(spec, stages),
+        "tokenizer": stages["tokenizer"].metrics if "tokenizer" in stages else {},
+        **numbers,
+        "scores": scores_entry(spec.recipe, evaluations),
+        "samples": {model: samples(files) for model, files in evaluations.items()},
+        "code": code_size(),
+    }
+
+
+def header(spec: PipelineSpec, stages: Mapping[str, StageFiles], seconds: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return where, with what and for how long the run ran, and what that cost."""
+    hardware = describe()
+    gpu_seconds = sum(seconds[name] or 0 for name in stages if name not in CPU_STAGES)
+    return {
+        "git_commit": next((files.outcome.git_commit for files in reversed(stages.values())), None),
+        "hardware": asdict(hardware) | {"summary": hardware.summary},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+        "wall_clock_seconds": dict(seconds),
+        "total_seconds": sum(value or 0 for value in seconds.values()),
+        "cost": cost(spec.launch, len(hardware.gpus), gpu_seconds),
+    }
+
+
+def cost(launch: LaunchSpec, gpus: int, gpu_seconds: float) -> dict[str, float]:
+    """Return the GPU hours that the stages held, and their price; both are 0 without a GPU."""
+    used = 0 if launch.device in {"cpu", "mps"} else min(gpus, launch.nproc_per_node or gpus) * launch.nnodes
+    hours = used * gpu_seconds / 3600
+    price = launch.gpu_hour_dollars
+    return {"gpus": used, "gpu_hours": hours, "gpu_hour_dollars": price, "dollars": hours * price}
+
+
+def wall_seconds(files: StageFiles) -> float | None:
+    """Return how long the stage worked, over all its attempts; for a cached one, when it was made.
+
+    The gaps between attempts do not count. None for a cached stage that wrote no metrics.
+    """
+    if not files.outcome.is_cached:
+        return files.outcome.seconds
+    by_attempt: dict[int, list[float]] = {}
+    for line in files.lines:
+        by_attempt.setdefault(line["attempt"], []).append(line["time"])
+    return sum(max(times) - min(times) for times in by_attempt.values()) if by_attempt else None
+
+
+def stage_entry(files: StageFiles, seconds: float | None) -> dict[str, Any]:
+    outcome = files.outcome
+    return {
+        "folder": f"{outcome.folder.parent.name}/{outcome.folder.name}",
+        "digest": outcome.digest,
+        "cached": outcome.is_cached,
+        "seconds": seconds,
+        "metrics": files.metrics,
+    }
+
+
+def data_entry(spec: PipelineSpec, stages: Mapping[str, StageFiles]) -> dict[str, Any]:
+    """Return what the run learned from: the text, and the conversations of each chat stage."""
+    entry: dict[str, Any] = {"source": spec.download.source}
+    if spec.download.source == "hub":
+        entry["dataset"] = spec.download.dataset
+    for name, prefix in (("download", "text"), ("task_data", "task_data")):
+        if name in stages:
+            entry |= {f"{prefix}_{key}": value for key, value in stages[name].metrics.items()}
+    for name, files in stages.items():
+        if name.startswith("conversations_"):
+            entry |= {f"{name}_{key}": value for key, value in files.metrics.items()}
+    return entry
+
+
+def flat_scores(evaluation: StageFiles) -> dict[str, Any]:
+    """Return an evaluation's headline numbers under names without blanks or slashes.
+
+    "accuracy/ARC-Easy" becomes "arc_easy_accuracy"; "core" and "chatcore" stay.
+    """
+    flat = {}
+    for name, value in evaluation.metrics.items():
+        number, _, task = name.partition("/")
+        flat[f"{task.lower().replace('-', '_')}_{number}" if task else name] = value
+    return flat
+
+
+def scores_entry(recipe: str, evaluations: Mapping[str, StageFiles]) -> dict[str, Any]:
+    """Return the table of scores: {"models", "names", "own": {model: {name: …}}, "published": {model: {name: …}}}."""
+    own = {model: scores_of(files) for model, files in evaluations.items()}
+    published = {model: row for model, row in PUBLISHED.get(recipe, {}).items() if model in own}
+    names = {name: None for rows in (own, published) for row in rows.values() for name in row}
+    chatcore_tasks = {
+        model: files.details["chatcore"]["tasks"] for model, files in evaluations.items() if "chatcore" in files.details
+    }
+    return {
+        "models": list(own),
+        "names": sorted(names, key=lambda name: name in {"bpb", "core", "core_partial", "chatcore"}),
+        "own": own,
+        "published": published,
+        "chatcore_tasks": chatcore_tasks,
+    }
+
+
+def scores_of(evaluation: StageFiles) -> dict[str, dict[str, Any]]:
+    """Return {name: {"value", "stderr", "n"}} of an evaluation; stderr and n are None for a mean over tasks."""
+    metrics = evaluation.metrics
+    single = {"core": "core", "core_partial": "core_partial", "bpb_validation": "bpb", "chatcore": "chatcore"}
+    scores = {
+        label: {"value": metrics[name], "stderr": None, "n": None} for name, label in single.items() if name in metrics
+    }
+    for name, row in evaluation.details["tasks"].items():
+        scores[name] = {"value": row["accuracy"], "stderr": row["stderr"], "n": row["n"]}
+    return scores
+
+
+def samples(evaluation: StageFiles) -> list[dict[str, str]]:
+    """Return what the model wrote: continuations of fixed prompts (base), or its first answers in each task (chat)."""
+    if "samples" in evaluation.details:
+        return [{"prompt": row["prompt"], "answer": row["text"]} for row in evaluation.details["samples"]]
+    shown = []
+    for task in evaluation.details["tasks"]:
+        path = evaluation.outcome.folder / "records" / f"{task}.jsonl"
+        with open(path, encoding="utf-8") as file:
+            records = [json.loads(line) for _, line in zip(range(RECORDS_SHOWN), file, strict=False)]
+        for record in records:
+            verdict = "right" if record["correct"] else "wrong"
+            prompt = f"{task}, question {record['index']}: {verdict}, expected {record['expected']}"
+            shown.append({"prompt": prompt, "answer": str(record["completion"])})
+    return shown
+
+
+def code_size() -> dict[str, dict[str, int]]:
+    """Return {package: {"files", "lines"}} of the Python code that is running."""
+    root = Path(__file__).parent.parent
+    sizes = {}
+    for package in PACKAGES:
+        files = sorted((root / package).rglob("*.py"))
+        lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+        sizes[package] = {"files": len(files), "lines": lines}
+    return sizes
