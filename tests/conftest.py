@@ -1,6 +1,8 @@
 """Fixtures that more than one folder of tests uses."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +14,22 @@ from tests.hub_server import HubServer
 PROJECT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _no_outside_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A developer's own token, endpoint or cache of the Hub must not reach a test."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf_home"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+OUTSIDE_SETTINGS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a developer's own token, endpoint and cache of the Hub away from the tests and the processes they start.
+
+    huggingface_hub reads its environment when it is imported, so a fixture would come too late.
+    """
+    for name in OUTSIDE_SETTINGS:
+        os.environ.pop(name, None)
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="nanochat-test-hf-")
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -23,13 +23,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import HFValidationError, disable_progress_bars
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from nanochat_core.artifacts import sha256_of
+from nanochat_core.data.retries import ATTEMPTS, retrying
 from nanochat_core.errors import DataError
 
-ATTEMPTS = 4
-LONGEST_WAIT_SECONDS = 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TOKEN = re.compile(r"[!-~]+")  # what an HTTP header can carry
 
@@ -132,14 +130,8 @@ class HubDataset:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Return call(), tried again after transient network errors; every failure becomes one line."""
-        retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.5, max=LONGEST_WAIT_SECONDS),
-            reraise=True,
-        )
         try:
-            return retrying(call)
+            return retrying(_is_transient)(call)
         except (HTTPError, HFValidationError, OSError, OfflineModeIsEnabled) as error:
             raise DataError(self._explain(error)) from None
 

@@ -11,12 +11,10 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
-
 from nanochat_core.artifacts import read_json, sha256_of, write_json
+from nanochat_core.data.retries import ATTEMPTS, retrying
 from nanochat_core.errors import DataError
 
-ATTEMPTS = 4
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 4 << 30
@@ -59,14 +57,8 @@ def _file_name(url: str) -> str:
 
 def _download(url: str, target: Path) -> None:
     """Write the bytes behind `url`; tried again after transient network errors."""
-    retrying = Retrying(
-        retry=retry_if_exception(_is_transient),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential_jitter(initial=0.5, max=20),
-        reraise=True,
-    )
     try:
-        retrying(_download_once, url, target)
+        retrying(_is_transient)(_download_once, url, target)
     except urllib.error.HTTPError as error:
         raise DataError(f"{url} answers {error.code} {error.reason}: check the URL in the task_data settings.") from None
     except urllib.error.URLError as error:

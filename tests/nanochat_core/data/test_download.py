@@ -1,0 +1,132 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat_core.data.download import write_text_shards
+from nanochat_core.data.shards import TextShards, check_parquet, documents
+from nanochat_core.errors import DataError
+from tests.hub_server import HubServer
+
+SECRET = "hf_aSecretThatMustNeverBeShown"
+
+
+def run_stage(base: Path, environment: dict[str, str] | None = None, **params: Any) -> subprocess.CompletedProcess[str]:
+    """Run the download stage as its flow does; the folder is base/artifacts/download/x."""
+    folder = base / "artifacts" / "download" / "x"
+    folder.mkdir(parents=True, exist_ok=True)
+    request = {"stage": "download", "version": 1, "fingerprint": "x", "params": params}
+    (folder / "spec.json").write_text(json.dumps(request))
+    command = [sys.executable, "-m", "nanochat_core.data.download", str(folder / "spec.json")]
+    return subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True, timeout=120)
+
+
+def result_of(base: Path) -> dict[str, Any]:
+    return json.loads((base / "artifacts" / "download" / "x" / "result.json").read_text())
+
+
+def shards_of(base: Path) -> TextShards:
+    return TextShards.open(base / "artifacts" / "download" / "x")
+
+
+def one_line(ran: subprocess.CompletedProcess[str]) -> str:
+    """Return the error line of a stage that ended as it should on bad input."""
+    assert ran.returncode == 2, ran.stderr
+    lines = ran.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), ran.stderr
+    return lines[0]
+
+
+def test_hub_shards_are_fetched_and_the_last_is_validation(hub_server: HubServer, tmp_path: Path) -> None:
+    environment = hub_server.environment(tmp_path / "hf")
+    ran = run_stage(tmp_path, environment, source="hub", train_shards=1)
+    assert ran.returncode == 0, ran.stderr
+    original = hub_server.folder_of("karpathy/fineweb-edu-100b-shuffle")
+    shards = shards_of(tmp_path)
+    assert [path.name for path in shards.train] == ["shard_00000.parquet"]
+    assert shards.validation.read_bytes() == (original / "shard_00002.parquet").read_bytes()
+    assert result_of(tmp_path)["outputs"] == ["shards/shard_00000.parquet", "shards/shard_00002.parquet", "index.json"]
+    lines = (tmp_path / "artifacts/download/x/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_a_wrong_token_ends_in_one_line_without_it(hub_server: HubServer, tmp_path: Path) -> None:
+    environment = hub_server.environment(tmp_path / "hf") | {"HF_TOKEN": SECRET}
+    ran = run_stage(tmp_path, environment, source="hub", train_shards=1)
+    assert "HF_TOKEN" in one_line(ran)
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert SECRET not in ran.stdout + ran.stderr + written
+    assert not (tmp_path / "artifacts/download/x/result.json").exists()
+
+
+def test_more_shards_than_there_are_is_refused(hub_server: HubServer, tmp_path: Path) -> None:
+    ran = run_stage(tmp_path, hub_server.environment(tmp_path / "hf"), source="hub", train_shards=240)
+    assert "train_shards is 240" in one_line(ran)
+
+
+def test_a_folder_becomes_shards_of_all_its_documents(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "deep"
+    data.mkdir(parents=True)
+    (data / "a.jsonl").write_text("".join(json.dumps({"text": f"jsonl document {i}"}) + "\n" for i in range(50)))
+    (data / "b.txt").write_text("a plain file")
+    (data / ".hidden.txt").write_text("not this one")
+    ran = run_stage(tmp_path, source="path", path=str(tmp_path / "data"))
+    assert ran.returncode == 0, ran.stderr
+    shards = shards_of(tmp_path)
+    held_out = list(documents([shards.validation]))
+    texts = [*documents(shards.train), *held_out]
+    assert sorted(texts) == sorted([*(f"jsonl document {i}" for i in range(50)), "a plain file"])
+    assert len(held_out) == 2
+    index = json.loads((tmp_path / "artifacts/download/x/index.json").read_text())
+    assert index["documents"] == {"train": 49, "validation": 2}
+    assert sum(index["characters"].values()) == sum(map(len, texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (None, b"", "has no .parquet, .jsonl"),
+        ("bad.parquet", b"PAR1 this is no parquet file PAR1", "bad.parquet is no readable parquet file"),
+        ("bad.jsonl", b'{"text": "fine"}\n{"text": 3}\n', "bad.jsonl, line 2 has no text"),
+        ("bad.jsonl", b'{"text": "fine"}\n\n{"text": \n', "bad.jsonl, line 3 is no JSON"),
+        ("bad.txt", b"fine\nfine\n\xff\xfe", "bad.txt, line 3 is not UTF-8"),
+        ("one.txt", b"only one document", "holds 1 different documents"),
+    ],
+)
+def test_bad_folders_end_in_one_line_that_names_the_place(
+    tmp_path: Path, name: str | None, content: bytes, expected: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    if name:
+        (tmp_path / "data" / name).write_bytes(content)
+    ran = run_stage(tmp_path, source="path", path=str(tmp_path / "data"))
+    assert expected in one_line(ran)
+    assert not (tmp_path / "artifacts/download/x/result.json").exists()
+
+
+def test_shards_depend_on_texts_and_seed_only(tmp_path: Path) -> None:
+    texts = [f"document number {i}" for i in range(300)]
+    written = {}
+    for name, order, seed in (("a", texts, 1), ("b", [*texts[::-1], texts[0]], 1), ("c", texts, 2)):
+        (tmp_path / name / "shards").mkdir(parents=True)
+        train, validation = write_text_shards(tmp_path / name, order, seed)
+        written[name] = [(tmp_path / name / shard).read_bytes() for shard in (*train, validation)]
+    assert written["a"] == written["b"] != written["c"]
+    assert check_parquet(tmp_path / "a" / validation) == 15
+
+
+def test_one_document_cannot_be_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 different documents"):
+        write_text_shards(tmp_path, ["same", "same"], 0)
+
+
+@pytest.mark.hub
+@pytest.mark.slow
+def test_the_real_mirror_is_fetched_whole(mirror_server: HubServer, tmp_path: Path) -> None:
+    ran = run_stage(tmp_path, mirror_server.environment(tmp_path / "hf"), source="hub", train_shards=20)
+    assert ran.returncode == 0, ran.stderr
+    assert result_of(tmp_path)["metrics"]["train_documents"] + result_of(tmp_path)["metrics"]["validation_documents"] == 31_051
