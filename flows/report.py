@@ -104,7 +104,7 @@ def header(spec: PipelineSpec, stages: Mapping[str, StageFiles], seconds: Mappin
     hardware = describe()
     gpu_seconds = sum(seconds[name] or 0 for name in stages if name not in CPU_STAGES)
     return {
-        "git_commit": next((files.outcome.git_commit for files in reversed(stages.values())), None),
+        "git_commit": next((files.outcome.git_commit for files in reversed(list(stages.values()))), None),
         "hardware": asdict(hardware) | {"summary": hardware.summary},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
         "wall_clock_seconds": dict(seconds),
