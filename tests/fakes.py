@@ -25,7 +25,7 @@ def byte_tokenizer() -> Tokenizer:
 
 @dataclass
 class FakeTextModel:
-    """A `TextModel` over bytes. `answer` gives a message's content for a conversation (or text); `score` a likelihood."""
+    """A `TextModel` over bytes: `answer` gives a message's content for a conversation, `score` a likelihood."""
 
     answer: Callable[[Conversation], str | list[Part]] = lambda conversation: "yes"
     score: Callable[[LoglikelihoodRequest], Loglikelihood] = lambda request: Loglikelihood(

@@ -1,8 +1,7 @@
-"""Data for tests of tasks: a generated miniature, and the mirror of real data where it is there."""
+"""Every data set in miniature, for tests of tasks."""
 
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 
 from tasks_eval.hub import TaskData
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "parity" / "golden"
 WORDS = ["".join(letters) for letters in itertools.product("bdgklm", "aeiou", "nrst", ["e", "il", "ox"])]
 MMLU_ROWS = [
     {"question": f"What is {n}+1?", "subject": "sums", "choices": [str(n + k) for k in range(4)], "answer": 1}
@@ -88,36 +85,3 @@ def data(tmp_path: Path) -> TaskData:
     folder = tmp_path / "task_data"
     folder.mkdir()
     return write_task_data(folder, MINIATURE)
-
-
-@pytest.fixture(scope="session")
-def hub() -> Path:
-    """The mirror of real data."""
-    folder = Path(os.environ.get("NANOCHAT_TEST_HUB") or ROOT.parent / "shared" / "hub")
-    if not (folder / "MANIFEST.json").exists():
-        pytest.skip(f"no mirror of the Hub in {folder}; set NANOCHAT_TEST_HUB")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def hub_data(hub: Path) -> TaskData:
-    """The real data sets, read where they lie."""
-    sets = hub / "datasets"
-
-    def files(folder: str, split: str) -> list[str]:
-        return [str(path) for path in sorted((sets / folder).glob(f"{split}-*.parquet"))]
-
-    index: dict[str, dict[str, Any]] = {
-        "gsm8k": {split: files("openai/gsm8k/main", split) for split in ("train", "test")},
-        "mmlu": {split: files("cais/mmlu/all", split) for split in ("test", "auxiliary_train")},
-        "arc": {
-            f"{name}/{split}": files(f"allenai/ai2_arc/{name}", split)
-            for name in ("ARC-Easy", "ARC-Challenge")
-            for split in ("train", "test")
-        },
-        "smoltalk": {split: files("HuggingFaceTB/smol-smoltalk/data", split) for split in ("train", "test")},
-        "humaneval": {"test": files("openai/openai_humaneval/openai_humaneval", "test")},
-        "core": {"root": str(hub / "eval_bundle")},
-        "words": {"words": str(hub / "words" / "words_alpha.txt")},
-    }
-    return TaskData(hub, index)

@@ -1,0 +1,23 @@
+"""Nothing that testing asks for was trained on."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks_eval.hub import TaskData
+from tasks_eval.splits import split_of, split_words
+
+
+@given(st.text())
+def test_a_key_belongs_to_one_split_for_ever(key: str) -> None:
+    assert split_of(key) == split_of(key)
+
+
+def test_about_a_tenth_of_all_keys_are_for_testing() -> None:
+    share = sum(split_of(f"key {number}") == "test" for number in range(5000)) / 5000
+    assert 0.08 < share < 0.12
+
+
+def test_the_words_of_both_splits_are_disjoint_and_complete(data: TaskData) -> None:
+    train, test = split_words(data, "train"), split_words(data, "test")
+    assert not set(train) & set(test)
+    assert sorted(train + test) == data.words()
