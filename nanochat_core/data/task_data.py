@@ -43,7 +43,7 @@ COLUMNS = {"smoltalk": "messages", "mmlu": "question", "gsm8k": "question", "arc
 BUNDLE = "eval_bundle"  # the folder in the zip
 MAX_BUNDLE_BYTES = 8 << 30
 WORDS_FILE = "data/words.txt"
-WORD = re.compile(r"(?<![\w'])[a-z]{3,10}(?![\w'])", re.ASCII)
+WORD = re.compile(r"(?<![\w'])[a-z]{3,10}(?![\w'])")
 MAX_WORDS, MIN_WORD_COUNT = 10_000, 3
 
 

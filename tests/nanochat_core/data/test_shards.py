@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat_core.artifacts import write_json
+from nanochat_core.data.shards import (
+    ROWS_PER_GROUP,
+    TextShards,
+    check_parquet,
+    count_text,
+    documents,
+    read_row_group,
+    row_groups,
+    write_shard,
+)
+from nanochat_core.errors import DataError
+
+TEXTS = [f"document {i} é" for i in range(ROWS_PER_GROUP + 44)]
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    write_shard(tmp_path / "a.parquet", TEXTS)
+    return tmp_path / "a.parquet"
+
+
+def test_what_is_written_is_read_in_order(shard: Path) -> None:
+    assert list(documents([shard, shard])) == TEXTS * 2
+    assert [path.name for path in shard.parent.iterdir()] == ["a.parquet"]
+
+
+def test_row_groups_are_read_one_by_one(shard: Path) -> None:
+    assert row_groups([shard]) == [(shard, 0, ROWS_PER_GROUP), (shard, 1, 44)]
+    assert read_row_group(shard, 1) == TEXTS[ROWS_PER_GROUP:]
+
+
+def test_documents_and_characters_are_counted(shard: Path) -> None:
+    assert check_parquet(shard) == len(TEXTS)
+    assert count_text(shard) == (len(TEXTS), sum(map(len, TEXTS)))
+
+
+def test_equal_texts_give_equal_bytes(shard: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "b.parquet", TEXTS)
+    assert (tmp_path / "b.parquet").read_bytes() == shard.read_bytes()
+
+
+def test_a_shard_cut_short_is_refused_in_one_line(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(DataError, match="a.parquet is no readable parquet file") as caught:
+        check_parquet(shard)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corrupt_page_is_found_when_it_is_read(shard: Path) -> None:
+    data = bytearray(shard.read_bytes())
+    data[60:400] = b"\xff" * 340  # inside the first column chunk; the footer stays whole
+    shard.write_bytes(data)
+    assert check_parquet(shard) == len(TEXTS)
+    with pytest.raises(DataError, match="corrupt in row group 0"):
+        count_text(shard)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"body": ["x"]}, r"no column 'text' \(columns: body\)"),
+        ({"text": [1]}, "is int64, expected strings"),
+        ({"text": pa.array([], pa.string())}, "has no rows"),
+    ],
+)
+def test_a_parquet_without_text_is_refused(tmp_path: Path, table: dict, expected: str) -> None:
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=expected):
+        check_parquet(tmp_path / "a.parquet")
+
+
+def test_an_index_that_names_a_missing_shard_is_refused(shard: Path) -> None:
+    write_json(shard.parent / "index.json", {"train": ["a.parquet"], "validation": "b.parquet"})
+    with pytest.raises(DataError, match=r"b\.parquet does not exist: run the download stage again"):
+        TextShards.open(shard.parent)
