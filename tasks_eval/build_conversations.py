@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ def build(folder: StageFolder) -> None:
     data = TaskData.open(folder.input("task_data"))
     tokenizer = Tokenizer.load(folder.input("tokenizer"))
     picks = {"train": training_picks(spec, data), "validation": validation_picks(spec, data)}
-    metrics = MetricsWriter(folder.path / "metrics.jsonl")
     total, details, done = sum(len(part) for part in picks.values()), {}, 0
 
     def report(rows: int) -> None:
@@ -56,13 +56,13 @@ def build(folder: StageFolder) -> None:
         done += rows
         metrics.write(step=done, total_steps=total, progress="rendering conversations")
 
-    for name, part in picks.items():
-        tokens = write_rows(
-            folder.path / f"{name}.parquet", part, lambda row: render_conversation(tokenizer, row), report=report
-        )
-        details[name] = {"rows": len(part), **tokens, "tasks": rows_by_task(part)}
+    with closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
+        for name, part in picks.items():
+            tokens = write_rows(
+                folder.path / f"{name}.parquet", part, lambda row: render_conversation(tokenizer, row), report=report
+            )
+            details[name] = {"rows": len(part), **tokens, "tasks": rows_by_task(part)}
     numbers = {f"{name}_{key}": details[name][key] for name in picks for key in ("rows", "tokens", "learned_tokens")}
-    metrics.close()
     folder.write_result(numbers, [f"{name}.parquet" for name in picks], details)
 
 

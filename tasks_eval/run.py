@@ -7,7 +7,8 @@ records in order, so the result does not depend on the number of ranks.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,16 +80,16 @@ def evaluate(folder: StageFolder) -> None:
     model_name = params.pop("model_name", None)
     spec = parse_params(EvaluateSpec, params)
     data = TaskData.open(folder.input("task_data"))
-    work = _plan_base(spec, data) if model_name == "base" else _plan_chat(spec, data)
+    work = plan_base(spec, data) if model_name == "base" else plan_chat(spec, data)
     (folder.path / "records").mkdir(exist_ok=True)
     with joined_world() as world:
         model = load_text_model(
             folder.input("model"), folder.input("tokenizer"), device=world.device, batch_tokens=spec.batch_tokens
         )
-        report = _progress(folder.path, world, work.examples)
-        scores = work.measure(Evaluation(folder, spec, model, world, report))
+        with progress(folder.path, world, work.examples) as report:
+            scores = work.measure(Evaluation(folder, spec, model, world, report))
         if world.is_main:
-            _write_scores(folder, scores)
+            write_scores(folder, scores)
         world.barrier()
 
 
@@ -100,7 +101,7 @@ class Work:
     measure: Callable[[Evaluation], Scores]
 
 
-def _plan_base(spec: EvaluateSpec, data: TaskData) -> Work:
+def plan_base(spec: EvaluateSpec, data: TaskData) -> Work:
     root = data.core_root() if spec.core_examples else None
     tasks = choose_tasks(read_bundle(root), spec.core_tasks) if root else []
     if root is None and spec.core_tasks:
@@ -117,7 +118,7 @@ def _plan_base(spec: EvaluateSpec, data: TaskData) -> Work:
     return Work(sum(counts), measure)
 
 
-def _plan_chat(spec: EvaluateSpec, data: TaskData) -> Work:
+def plan_chat(spec: EvaluateSpec, data: TaskData) -> Work:
     if not spec.chat_tasks:
         raise SpecError("evaluate.chat_tasks is empty: name at least one task.")
     tasks = [make_task(name, data, "test") for name in spec.chat_tasks]
@@ -176,21 +177,24 @@ def _measure_chat(run: Evaluation, tasks: Sequence[Task], counts: Sequence[int])
     return {"tasks": summaries, "chatcore": chatcore(summaries)}
 
 
-def _progress(folder: Path, world: World, total: int) -> Report:
-    """Return what is called with each number of examples done; rank 0 writes it down, counted for all ranks."""
+@contextmanager
+def progress(folder: Path, world: World, total: int) -> Iterator[Report]:
+    """Yield what is to be called with each number of examples done; rank 0 writes it down, counted for all ranks."""
     if not world.is_main:
-        return lambda count: None
-    metrics, done = MetricsWriter(folder / "metrics.jsonl"), 0
+        yield lambda count: None
+        return
+    done = 0
 
     def report(count: int) -> None:
         nonlocal done
         done = min(done + count * world.size, total)
         metrics.write(step=done, total_steps=total, progress="answering questions")
 
-    return report
+    with closing(MetricsWriter(folder / "metrics.jsonl")) as metrics:
+        yield report
 
 
-def _write_scores(folder: StageFolder, scores: Scores) -> None:
+def write_scores(folder: StageFolder, scores: Scores) -> None:
     write_json(folder.path / "scores.json", scores)
     records = [f"records/{name}.jsonl" for name in scores["tasks"]]
     folder.write_result(headline(scores), [*records, "scores.json"], scores)

@@ -53,7 +53,7 @@ def make_requests(model: TextModel, task: CoreTask, prompts: Sequence[str]) -> l
     rows = [(model.bos, *model.encode(prompt)) for prompt in prompts]
     if task.kind == "schema":
         suffix = common_prefix_length([row[::-1] for row in rows])
-        return [LoglikelihoodRequest(row, max(1, len(row) - suffix)) for row in rows]
+        return [LoglikelihoodRequest(row, max(1, len(row) - max(1, suffix))) for row in rows]
     prefix = common_prefix_length(rows)
     if task.kind == "language_modeling":
         rows = rows[1:]

@@ -1,0 +1,55 @@
+"""Reading the bundle, and naming what is wrong with it."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from nanochat_core.errors import DataError
+from tasks_eval.core.bundle import read_bundle
+from tests.tasks_eval.core.bundle_files import ITEMS, write_bundle
+
+
+def test_tasks_have_their_kind_shots_delimiter_and_baseline(tmp_path: Path) -> None:
+    tasks = {task.label: task for task in read_bundle(write_bundle(tmp_path / "bundle"))}
+    assert list(tasks) == list(ITEMS)
+    capitals, endings = tasks["capitals"], tasks["endings"]
+    assert (capitals.kind, capitals.shots, capitals.delimiter, capitals.baseline) == (
+        "multiple_choice",
+        2,
+        "\nAnswer: ",
+        0.5,
+    )
+    assert (endings.kind, endings.delimiter, endings.baseline) == ("language_modeling", " ", 0.0)
+
+
+def test_items_are_shuffled_by_the_fixed_seed(tmp_path: Path) -> None:
+    for task in read_bundle(write_bundle(tmp_path / "bundle")):
+        expected = list(ITEMS[task.label])
+        random.Random(1337).shuffle(expected)
+        assert task.items() == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("{", "not JSON"), ('{"query": "a", "choices": ["b"]}', "no gold, which a multiple_choice item")],
+)
+def test_a_bad_item_is_named_with_file_and_line(line: str, reason: str, tmp_path: Path) -> None:
+    root = write_bundle(tmp_path / "bundle")
+    with open(root / "eval_data" / "made" / "capitals.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=r"capitals\.jsonl:7: ") as caught:
+        read_bundle(root)[0].items()
+    assert reason in str(caught.value)
+
+
+def test_a_missing_or_broken_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Cannot read .*core\.yaml"):
+        read_bundle(tmp_path)
+    root = write_bundle(tmp_path / "bundle")
+    (root / "eval_meta_data.csv").write_text("Eval Task,Random baseline\ncapitals,50\n")
+    with pytest.raises(DataError, match=r"pronouns .* has no random baseline"):
+        read_bundle(root)
+    (root / "core.yaml").write_text("nothing: here\n")
+    with pytest.raises(DataError, match="has no list `icl_tasks`"):
+        read_bundle(root)

@@ -1,0 +1,91 @@
+"""Which tokens are scored, and who wins."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat_core.errors import SpecError
+from nanochat_core.inference.interface import Loglikelihood, LoglikelihoodRequest
+from tasks_eval.core.bundle import CoreTask, read_bundle
+from tasks_eval.core.score import choose_tasks, common_prefix_length, core_summary, make_requests, score_items
+from tests.fakes import BYTES, FakeTextModel
+from tests.tasks_eval.core.bundle_files import write_bundle
+
+IDS = st.lists(st.integers(0, 3), max_size=6)
+
+
+def task(kind: str) -> CoreTask:
+    return CoreTask("made", kind, Path("x"), 0, " ", 0.0)  # type: ignore[arg-type]
+
+
+def scored(requests: list[LoglikelihoodRequest]) -> list[str]:
+    return [bytes(request.ids[request.start :]).decode() for request in requests]
+
+
+@given(IDS, IDS, IDS)
+def test_the_common_prefix_is_the_longest(prefix: list[int], one: list[int], two: list[int]) -> None:
+    rows = [prefix + one, prefix + two]
+    length = common_prefix_length(rows)
+    assert length >= len(prefix)
+    assert rows[0][:length] == rows[1][:length]
+    assert length == min(map(len, rows)) or rows[0][length] != rows[1][length]
+
+
+def test_multiple_choice_scores_what_follows_the_common_prefix() -> None:
+    requests = make_requests(FakeTextModel(), task("multiple_choice"), ["Sky: blue", "Sky: black"])
+    assert scored(requests) == ["ue", "ack"]
+    assert all(request.ids[0] == BYTES for request in requests)
+
+
+def test_schema_scores_the_common_suffix() -> None:
+    assert scored(make_requests(FakeTextModel(), task("schema"), ["The cup fell", "Tables fell"])) == [" fell", " fell"]
+
+
+def test_language_modeling_scores_the_continuation() -> None:
+    assert scored(make_requests(FakeTextModel(), task("language_modeling"), ["One is", "One is one"])) == [" one"]
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "schema"])
+def test_at_least_one_token_is_scored_and_bos_never(kind: str) -> None:
+    for prompts in (["a", "ab"], ["a", "a"], ["ab", "b"]):
+        for request in make_requests(FakeTextModel(), task(kind), prompts):
+            assert 1 <= request.start < len(request.ids)
+
+
+def test_the_lowest_mean_loss_wins_not_the_lowest_sum(tmp_path: Path) -> None:
+    # "Village" has more tokens at a lower loss each: it wins by the mean, "Town" would by the sum.
+    def score(request: LoglikelihoodRequest) -> Loglikelihood:
+        count = len(request.ids) - request.start
+        loss = 1.5 if b"Village" in bytes(request.ids[1:]).rpartition(b"Answer")[2] else 2.0
+        return Loglikelihood(-loss * count, count, False)
+
+    capitals = read_bundle(write_bundle(tmp_path / "bundle"))[0]
+    items = capitals.items()
+    records = score_items(FakeTextModel(score=score), capitals, items, range(6), report=lambda count: None)
+    assert [record["answer"] for record in records] == [1] * 6
+    assert [record["correct"] for record in records] == [item["gold"] == 1 for item in items]
+    assert len(records[0]["prompt_sha256"]) == 2
+
+
+def test_language_modeling_is_right_where_the_model_is_greedy(tmp_path: Path) -> None:
+    endings = read_bundle(write_bundle(tmp_path / "bundle"))[2]
+    for is_greedy in (True, False):
+        model = FakeTextModel(score=lambda request, verdict=is_greedy: Loglikelihood(-1.0, 2, verdict))
+        records = score_items(model, endings, endings.items(), [3, 1], report=lambda count: None)
+        assert [(record["index"], record["correct"]) for record in records] == [(3, is_greedy), (1, is_greedy)]
+
+
+def test_core_is_named_core_only_where_all_tasks_ran() -> None:
+    assert core_summary({str(number): 0.5 for number in range(22)})["core"] == 0.5
+    partial = core_summary({"copa": 0.5, "piqa": 0.0})
+    assert partial == {"core_partial": 0.25, "tasks": ["copa", "piqa"]}
+
+
+def test_an_unknown_label_is_refused_with_the_closest_one(tmp_path: Path) -> None:
+    tasks = read_bundle(write_bundle(tmp_path / "bundle"))
+    assert [task.label for task in choose_tasks(tasks, None)] == ["capitals", "pronouns", "endings"]
+    assert [task.label for task in choose_tasks(tasks, ["endings"])] == ["endings"]
+    with pytest.raises(SpecError, match=r"no task 'capital' \(did you mean 'capitals'"):
+        choose_tasks(tasks, ["capital"])

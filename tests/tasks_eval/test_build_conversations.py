@@ -1,0 +1,93 @@
+"""The stage that renders conversations, run as the launcher runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat_core.artifacts import StageFolder, sha256_of, write_json
+from nanochat_core.errors import SpecError
+from nanochat_core.metrics import read_metrics
+from nanochat_core.tokenizer.render import render_conversation
+from tasks_eval.build_conversations import build
+from tasks_eval.grading import grade
+from tests.fakes import byte_tokenizer, completion_of
+from tests.tasks_eval.conftest import MINIATURE, write_task_data
+
+MIXTURE = [{"task": "Arithmetic", "rows": 50}, {"task": "GSM8K", "epochs": 2}, {"task": "SmolTalk"}]
+
+
+def stage_folder(artifacts: Path, name: str, mixture: list[dict[str, Any]]) -> Path:
+    """Write a spec.json with its inputs below `artifacts`; return the stage's folder."""
+    for stage in ("task_data", "tokenizer"):
+        (artifacts / stage / "x").mkdir(parents=True, exist_ok=True)
+    write_task_data(artifacts / "task_data" / "x", MINIATURE)
+    byte_tokenizer().save(artifacts / "tokenizer" / "x")
+    folder = artifacts / "conversations_sft" / name
+    folder.mkdir(parents=True)
+    request = {
+        "stage": "conversations_sft",
+        "version": 1,
+        "fingerprint": name,
+        "params": {"mixture": mixture, "validation_rows": 9},
+        "inputs": {"task_data": "task_data/x", "tokenizer": "tokenizer/x"},
+    }
+    write_json(folder / "spec.json", request)
+    return folder
+
+
+def test_every_row_is_its_conversation_rendered_and_can_be_graded(tmp_path: Path) -> None:
+    folder = stage_folder(tmp_path, "a", MIXTURE)
+    build(StageFolder(folder))
+    tokenizer = byte_tokenizer()
+    rows = pq.read_table(folder / "train.parquet").to_pylist()
+    assert len(rows) == 50 + 2 * 8 + 6
+    for row in rows:
+        messages, meta = json.loads(row["messages"]), json.loads(row["meta"])
+        assert (row["ids"], row["mask"]) == render_conversation(tokenizer, {"messages": messages})
+        assert meta["task"] == row["source"]
+        if meta["grading"]:
+            assert grade(meta, completion_of(messages[-1]["content"]).text).is_correct
+    assert pq.read_metadata(folder / "validation.parquet").num_rows == 9
+
+
+def test_the_result_counts_rows_tokens_and_tasks_and_progress_is_written(tmp_path: Path) -> None:
+    folder = stage_folder(tmp_path, "a", MIXTURE)
+    build(StageFolder(folder))
+    result = StageFolder(folder).read_result()
+    table = pq.read_table(folder / "train.parquet")
+    assert result["outputs"] == ["train.parquet", "validation.parquet"]
+    assert result["metrics"]["train_rows"] == len(table)
+    assert result["metrics"]["train_tokens"] == sum(len(ids) for ids in table["ids"].to_pylist())
+    assert result["metrics"]["train_learned_tokens"] == sum(sum(mask) for mask in table["mask"].to_pylist())
+    assert result["details"]["train"]["tasks"] == {"Arithmetic": 50, "GSM8K": 16, "SmolTalk": 6}
+    last = read_metrics(folder / "metrics.jsonl")[-1]
+    assert last["step"] == last["total_steps"] == 72 + 9
+
+
+def test_two_builds_are_equal_byte_for_byte(tmp_path: Path) -> None:
+    folders = [stage_folder(tmp_path / name, name, MIXTURE) for name in ("a", "b")]
+    for folder in folders:
+        build(StageFolder(folder))
+    for name in ("train.parquet", "validation.parquet"):
+        assert len({sha256_of(folder / name) for folder in folders}) == 1
+
+
+def test_an_unknown_task_in_the_mixture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="Unknown task 'Spellin'"):
+        build(StageFolder(stage_folder(tmp_path, "a", [{"task": "Spellin"}])))
+
+
+def test_the_module_runs_by_hand_and_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
+    folder = stage_folder(tmp_path, "a", [{"task": "HumanEval"}])
+    command = [sys.executable, "-m", "tasks_eval.build_conversations", str(folder / "spec.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    message = "HumanEval has no training split; take it out of the mixture."
+    assert done.returncode == 2
+    assert done.stderr == f"error: {message}\n"
+    assert json.loads((folder / "exit.json").read_text()) == {"code": 2, "message": message}
+    assert not (folder / "result.json").exists()
