@@ -14,7 +14,14 @@ from tests.hub_server import HubServer
 PROJECT = Path(__file__).parent.parent
 
 
-OUTSIDE_SETTINGS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+OUTSIDE_SETTINGS = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""A small made-up folder in the Hub's layout, with the real data sets' names, files and columns, for the quick tests."""
+"""A small made-up folder in the Hub's layout, with the real data sets' names, files and columns, for quick tests."""
 
 import json
 import random
@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 TEXT_SHARDS = 3  # the last is validation
 TEXT_ROWS = 120
 ROWS = 24
-NOUNS = "river mountain teacher garden window letter market winter engine planet forest bridge doctor village".split()
-VERBS = "finds carries watches follows builds paints crosses leaves remembers describes visits repairs".split()
-ADJECTIVES = "quiet bright heavy narrow ancient gentle distant wooden silver broken early simple".split()
+NOUN_TEXT = "river mountain teacher garden window letter market winter engine planet forest bridge doctor village"
+VERB_TEXT = "finds carries watches follows builds paints crosses leaves remembers describes visits repairs"
+ADJECTIVE_TEXT = "quiet bright heavy narrow ancient gentle distant wooden silver broken early simple"
+NOUNS, VERBS, ADJECTIVES = NOUN_TEXT.split(), VERB_TEXT.split(), ADJECTIVE_TEXT.split()
 
 # label, file, type, shots: one or two of each type of the CORE benchmark
 CORE_TASKS = [
@@ -96,11 +97,12 @@ def _arc(rng: random.Random, index: int) -> dict[str, Any]:
 
 def _humaneval(rng: random.Random, index: int) -> dict[str, Any]:
     name, number = f"add_{index}", rng.randint(1, 9)
+    checks = f"    assert candidate(1) == {number + 1}\n    assert candidate(-5) == {number - 5}\n"
     return {
         "task_id": f"HumanEval/{index}",
         "prompt": f'def {name}(x: int) -> int:\n    """ Return x plus {number}.\n    """\n',
         "canonical_solution": f"    return x + {number}\n",
-        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n    assert candidate(-5) == {number - 5}\n",
+        "test": f"def check(candidate):\n{checks}",
         "entry_point": name,
     }
 
@@ -117,7 +119,12 @@ def _write_core(folder: Path, rng: random.Random) -> None:
         path = folder / "eval_data" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(makers[kind](rng)) + "\n" for _ in range(ROWS)))
-        tasks += [f"- label: {label}", f"  dataset_uri: {file}", f"  num_fewshot:\n  - {shots}", f"  icl_task_type: {kind}"]
+        tasks += [
+            f"- label: {label}",
+            f"  dataset_uri: {file}",
+            f"  num_fewshot:\n  - {shots}",
+            f"  icl_task_type: {kind}",
+        ]
         baseline = {"multiple_choice": 50, "schema": 50, "language_modeling": 0}[kind]
         lines.append(f'{label},world knowledge,{kind.replace("_", " ")},{shots},{ROWS},{baseline},,"made up"')
     (folder / "core.yaml").write_text("\n".join(tasks) + "\n")
@@ -130,7 +137,9 @@ def _choice_item(rng: random.Random) -> dict[str, Any]:
 
 
 def _schema_item(rng: random.Random) -> dict[str, Any]:
-    options = [f"The {noun} {rng.choice(VERBS)} the {rng.choice(NOUNS)} because the {noun}" for noun in rng.sample(NOUNS, 2)]
+    options = [
+        f"The {noun} {rng.choice(VERBS)} the {rng.choice(NOUNS)} because the {noun}" for noun in rng.sample(NOUNS, 2)
+    ]
     return {"context_options": options, "continuation": f"was {rng.choice(ADJECTIVES)}.", "gold": rng.randrange(2)}
 
 

@@ -1,7 +1,7 @@
 """A loopback server that serves a folder in the Hub's layout as the real `huggingface_hub` client expects it.
 
-The folder: datasets/<org>/<name>/…, eval_bundle/…, words/words_alpha.txt (shared mirrors have it; `hub_miniature.py` makes a
-small one). By hand:
+The folder holds datasets/<org>/<name>/…, eval_bundle/… and words/words_alpha.txt; `hub_miniature.py` makes a small one.
+By hand:
 
     python tests/hub_server.py --root FOLDER --port 8123
 
@@ -34,7 +34,7 @@ RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 class HubServer:
     """Serves `root` on 127.0.0.1 in a thread; a context manager.
 
-    `failures[path]` is how many of the next requests of that URL path are answered with 503; `requests` counts them all.
+    `failures[path]` is how many of the next requests of a URL path are answered with 503; `requests` counts all.
     """
 
     def __init__(self, root: Path, port: int = 0) -> None:

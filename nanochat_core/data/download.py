@@ -5,6 +5,7 @@
 that come first in an order that the seed decides.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -29,17 +30,23 @@ SHARDS = "shards"
 def work(folder: StageFolder) -> None:
     """Fetch or write the shards, check each, and write index.json and the result."""
     spec = parse_params(DownloadSpec, folder.request.params)
-    metrics = MetricsWriter(folder.path / "metrics.jsonl")
     (folder.path / SHARDS).mkdir(exist_ok=True)
-    if spec.source == "hub":
-        train, validation = fetch_shards(spec, folder.path, metrics)
-    else:
-        texts = _path_texts(spec, metrics) if spec.source == "path" else _local_texts(spec, metrics)
-        train, validation = write_text_shards(folder.path, texts, spec.seed)
+    with contextlib.closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
+        if spec.source == "hub":
+            train, validation = fetch_shards(spec, folder.path, metrics)
+        else:
+            texts = _path_texts(spec, metrics) if spec.source == "path" else _local_texts(spec, metrics)
+            train, validation = write_text_shards(folder.path, texts, spec.seed)
     index = _index(spec, folder.path, train, validation)
     write_json(folder.path / INDEX_NAME, index)
-    sizes = {f"{split}_{what}": index[what][split] for what in ("documents", "characters") for split in ("train", "validation")}
-    folder.write_result({"train_shards": len(train), **sizes}, [*train, validation, INDEX_NAME], {"source": index["source"]})
+    sizes = {
+        f"{split}_{what}": index[what][split]
+        for what in ("documents", "characters")
+        for split in ("train", "validation")
+    }
+    folder.write_result(
+        {"train_shards": len(train), **sizes}, [*train, validation, INDEX_NAME], {"source": index["source"]}
+    )
 
 
 def fetch_shards(
@@ -52,12 +59,15 @@ def fetch_shards(
     dataset = dataset or HubDataset(spec.dataset, spec.revision)
     shards = [file for file in dataset.files() if file.path.endswith(".parquet")]
     if len(shards) < 2:
-        raise DataError(f"{spec.dataset} has {len(shards)} parquet files; one for training and a last one for validation are needed.")
+        raise DataError(
+            f"{spec.dataset} has {len(shards)} parquet files, expected at least 2: "
+            "the last is for validation. Check download.dataset."
+        )
     wanted = spec.train_shards or len(shards) - 1
     if wanted > len(shards) - 1:
         raise DataError(
-            f"download.train_shards is {wanted}, but {spec.dataset} has {len(shards) - 1} besides the last one, which is "
-            "for validation: set it lower."
+            f"download.train_shards is {wanted}, but {spec.dataset} has {len(shards) - 1} besides the last, "
+            "which is for validation: set it lower."
         )
     chosen = [*shards[:wanted], shards[-1]]
     names = {file: f"{SHARDS}/{file.path.replace('/', '_')}" for file in chosen}
@@ -90,9 +100,11 @@ def write_text_shards(folder: Path, texts: Iterable[str], seed: int) -> tuple[li
     """
     ordered = _in_seeded_order(texts, seed)
     if len(ordered) < 2:
-        raise DataError(f"The data holds {len(ordered)} different documents; at least one for training and one for validation are needed.")
+        raise DataError(
+            f"The data holds {len(ordered)} different documents, expected at least 2 (one is for validation): add text."
+        )
     held_out = min(max(1, int(len(ordered) * VALIDATION_SHARE)), MAX_VALIDATION_DOCUMENTS)
-    names = []
+    names: list[str] = []
     for texts_of_shard in [*_shards_of(ordered[held_out:]), ordered[:held_out]]:
         names.append(f"{SHARDS}/shard_{len(names):05d}.parquet")
         write_shard(folder / names[-1], texts_of_shard)

@@ -1,7 +1,7 @@
 """Data sets on the Hugging Face Hub: what files they have, and fetching them whole. Torch-free.
 
-Built on `huggingface_hub`, which honours HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME and resumes broken downloads.
-A file counts only when its size and, for large files, its SHA-256 are what the Hub says. Nothing here ever shows a token.
+Built on `huggingface_hub`, which honours HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME, and resumes. A file counts
+only when its size and, for large files, its SHA-256 are what the Hub says. Nothing here ever shows a token.
 """
 
 import os
@@ -16,13 +16,14 @@ from huggingface_hub import HfApi, constants, get_token, hf_hub_download, is_off
 from huggingface_hub.errors import (
     CacheNotFound,
     GatedRepoError,
+    HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import HFValidationError, disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from nanochat_core.artifacts import sha256_of
 from nanochat_core.data.retries import ATTEMPTS, retrying
@@ -44,7 +45,7 @@ class HubFile:
 
 
 class HubDataset:
-    """A data set at a revision. `endpoint`, `token` and `cache_dir` default to what huggingface_hub's environment says."""
+    """A data set at a revision. `endpoint`, `token` and `cache_dir` default to huggingface_hub's settings."""
 
     def __init__(
         self,
@@ -61,11 +62,13 @@ class HubDataset:
         self.cache_dir = cache_dir
         self._token = token or get_token()
         if self._token and not TOKEN.fullmatch(self._token):
-            raise DataError("HF_TOKEN holds characters that no token has (blanks, line ends, …): set it again, or unset it.")
+            raise DataError(
+                "HF_TOKEN holds characters that no token has (blanks, line ends, …): set it again, or unset it."
+            )
         disable_progress_bars()
 
     def files(self) -> list[HubFile]:
-        """Return the files of the data set, by path; offline, those in the cache. Raises DataError where there is none."""
+        """Return the data set's files by path; offline, those in the cache. Raises DataError where it has none."""
         found = self._cached_files() if is_offline_mode() else self._listed_files()
         return sorted(found, key=lambda file: file.path)
 
@@ -79,7 +82,9 @@ class HubDataset:
             source = self._download(file, is_forced=True)
             problem = _difference(source, file)
         if problem:
-            raise DataError(f"{self.repository}/{file.path} {problem}: the Hub changed meanwhile or the disk is bad; run again.")
+            raise DataError(
+                f"{self.repository}/{file.path} {problem}: the Hub changed meanwhile or the disk is bad; run again."
+            )
         _place(source, target)
 
     def _download(self, file: HubFile, *, is_forced: bool) -> Path:
@@ -157,8 +162,8 @@ class HubDataset:
             return f"Cannot store {what}: {error.strerror}. Free some disk, or point HF_HOME elsewhere."
         reason = f"status {status}" if status else type(error.__cause__ or error).__name__
         return (
-            f"Cannot reach {what} ({reason}, {ATTEMPTS} attempts): check the network and HF_ENDPOINT; with HF_HUB_OFFLINE=1 "
-            "what was downloaded before is used, and the source 'local' needs no network."
+            f"Cannot reach {what} ({reason}, {ATTEMPTS} attempts): check the network and HF_ENDPOINT; with "
+            "HF_HUB_OFFLINE=1 what was downloaded before is used, and the source 'local' needs no network."
         )
 
 

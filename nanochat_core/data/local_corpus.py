@@ -1,9 +1,9 @@
 """The built-in text: what the docstrings of this Python installation say in plain English. No network, torch-free.
 
 Docstrings are found with `ast` in the .py files of the standard library and of the installed packages, which are never
-imported; the language reference that `help()` shows (pydoc_data) is read likewise. Markup, tables, doctests and signatures
-are dropped, paragraphs of prose are kept, each paragraph once in the whole corpus, and joined to documents of
-200 to 4,000 characters.
+imported; the language reference that `help()` shows (pydoc_data) is read likewise. Markup, tables, doctests and
+signatures are dropped, paragraphs of prose are kept, each paragraph once in the whole corpus, and joined to documents
+of 200 to 4,000 characters.
 
 Deterministic for a seed and an installation. This project's own packages are left out, so that editing them changes
 nothing.
@@ -31,12 +31,15 @@ MAX_FILE_BYTES = 1_000_000
 MIN_WORDS, MIN_WORD_SHARE, MIN_COMMON_SHARE = 8, 0.8, 0.2
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "tests", "test", "testing", "_vendor"})
 OWN_PACKAGES = frozenset({"flows", "nanochat_core", "tasks_eval", "deployments", "tests", "benchmarks"})
-COMMON_WORDS = frozenset(
-    "the a an of to in is are be it this that these for and or not if with as on by from at can will when which was has"
-    " have may should must you its all any each one than then other use used but no only".split()
+COMMONEST = (
+    "the a an of to in is are be it this that these for and or not if with as on by from at can will when which was "
+    "has have may should must you its all any each one than then other use used but no only"
 )
+COMMON_WORDS = frozenset(COMMONEST.split())
 
-DROPPED_LINE = re.compile(r"\s*(>>>|\.\.\s|:\w+[^:]*:|@\w+|[-=~^*#+`|]{3,}|\|.*\||\w[\w, *]* ?: ?[\w\[\]{}(). ,'\"|=]{1,60}$)")
+DROPPED_LINE = re.compile(
+    r"\s*(>>>|\.\.\s|:\w+[^:]*:|@\w+|[-=~^*#+`|]{3,}|\|.*\||\w[\w, *]* ?: ?[\w\[\]{}(). ,'\"|=]{1,60}$)"
+)
 HEADING = re.compile(r"^[^\n]*\n[ \t]*[-=~^]{3,}[ \t]*$", re.MULTILINE)
 ROLE = re.compile(r":[\w:]+:`~?([^`<]*?)(?: ?<[^>]*>)?`")
 LINK = re.compile(r"`([^`<]+?) ?<[^>]*>`_+")
@@ -95,8 +98,8 @@ def collect(characters: int, seed: int, *, roots: list[Path] | None = None) -> I
             return
     if corpus.characters < characters // 2:
         raise DataError(
-            f"The installed packages hold only {corpus.characters:,} characters of documentation, {characters:,} were asked "
-            "for: set download.local_characters lower, or use the source path with text of your own."
+            f"The installed packages hold only {corpus.characters:,} characters of documentation, {characters:,} were "
+            "asked for: set download.local_characters lower, or use the source path with text of your own."
         )
 
 
@@ -123,7 +126,7 @@ def docstrings(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """A syntax tree is many new objects and no cycles: without passes over them parsing takes two thirds of the time."""
+    """A syntax tree is many new objects and no cycles: without passes over them parsing takes a third less time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -182,21 +185,20 @@ def is_prose(text: str) -> bool:
     if len(words) < MIN_WORDS or text[-1] not in ".:!?)" or not text.isascii():
         return False
     plain = [word.strip(".,;:()'\"!?") for word in words]
-    alphabetic = sum(word.isalpha() or "-" in word and word.replace("-", "").isalpha() for word in plain)
+    alphabetic = sum(word.isalpha() or ("-" in word and word.replace("-", "").isalpha()) for word in plain)
     common = sum(word.lower() in COMMON_WORDS for word in plain)
     return alphabetic >= MIN_WORD_SHARE * len(words) and common >= MIN_COMMON_SHARE * len(words)
 
 
 def _joined(paragraphs: list[str]) -> Iterator[str]:
-    """Yield documents: paragraphs joined by a blank line, never more than MAX_DOCUMENT_CHARACTERS together."""
-    document = ""
+    """Yield documents: paragraphs joined by blank lines, cut where too long, left out where too short."""
+    documents = [""]
     for paragraph in paragraphs:
-        if document and len(document) + len(paragraph) + 2 > MAX_DOCUMENT_CHARACTERS:
-            yield document
-            document = ""
-        document = f"{document}\n\n{paragraph}" if document else paragraph[:MAX_DOCUMENT_CHARACTERS]
-    if len(document) >= MIN_DOCUMENT_CHARACTERS:
-        yield document
+        if len(documents[-1]) + len(paragraph) + 2 > MAX_DOCUMENT_CHARACTERS:
+            documents.append("")
+        separator = "\n\n" if documents[-1] else ""
+        documents[-1] += separator + paragraph[:MAX_DOCUMENT_CHARACTERS]
+    return (document for document in documents if len(document) >= MIN_DOCUMENT_CHARACTERS)
 
 
 def _files(roots: list[Path], seed: int) -> list[tuple[str, Path]]:

@@ -9,7 +9,7 @@ LONGEST_WAIT_SECONDS = 20
 
 
 def retrying(is_transient: Callable[[BaseException], bool]) -> Retrying:
-    """Return a caller that tries again, after 1, 2, 4 … seconds, while `is_transient(error)`; the last error is raised."""
+    """Return a caller that tries again after 1, 2, 4 … seconds while `is_transient(error)`, then raises the error."""
     return Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(ATTEMPTS),

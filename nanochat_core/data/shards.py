@@ -45,10 +45,12 @@ def check_parquet(path: Path, column: str | None = TEXT_COLUMN) -> int:
         if column is not None and column not in names:
             raise DataError(f"{path} has no column {column!r} (columns: {', '.join(names)}).")
         if column == TEXT_COLUMN and not _is_text(file.schema_arrow.field(column).type):
-            raise DataError(f"{path}: the column {column!r} is {file.schema_arrow.field(column).type}, expected strings.")
+            raise DataError(
+                f"{path}: the column {column!r} is {file.schema_arrow.field(column).type}, expected strings."
+            )
         if file.metadata.num_rows == 0:
             raise DataError(f"{path} has no rows: remove it, or make it again.")
-        return file.metadata.num_rows
+        return int(file.metadata.num_rows)
 
 
 def count_text(path: Path) -> tuple[int, int]:
@@ -95,7 +97,9 @@ def _opened(path: Path) -> pq.ParquetFile:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the download stage again.") from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable parquet file ({_one_line(error)}): remove it and fetch it again.") from None
+        raise DataError(
+            f"{path} is no readable parquet file ({_one_line(error)}): remove it and fetch it again."
+        ) from None
 
 
 def _group_sizes(path: Path) -> list[tuple[int, int]]:
@@ -114,7 +118,7 @@ def _read_column(path: Path, index: int) -> pa.ChunkedArray:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,12 +1,13 @@
 """The task data stage: what conversations and benchmarks are made from. Torch-free.
 
-`python -m nanochat_core.data.task_data FOLDER/spec.json`. In: params TaskDataSpec; for the sources local and path the input
-`text`. Out: data/** and index.json:
+`python -m nanochat_core.data.task_data FOLDER/spec.json`. In: params TaskDataSpec; for the sources local and path the
+input `text`. Out: data/** and index.json:
 
     {"datasets": {"gsm8k": {"train": ["data/gsm8k/main/train-….parquet"], "test": […]}, …,
                   "core": {"root": "data/eval_bundle"}, "words": {"words": "data/words.txt"}}}
 """
 
+import contextlib
 import re
 import shutil
 import stat
@@ -35,7 +36,11 @@ HUB_DATASETS = {
     "gsm8k": ("openai/gsm8k", {"train": "main/train-", "test": "main/test-"}),
     "arc": (
         "allenai/ai2_arc",
-        {f"{part}/{split}": f"{part}/{split}-" for part in ("ARC-Easy", "ARC-Challenge") for split in ("train", "validation", "test")},
+        {
+            f"{part}/{split}": f"{part}/{split}-"
+            for part in ("ARC-Easy", "ARC-Challenge")
+            for split in ("train", "validation", "test")
+        },
     ),
     "humaneval": ("openai/openai_humaneval", {"test": "openai_humaneval/test-"}),
 }
@@ -50,14 +55,18 @@ MAX_WORDS, MIN_WORD_COUNT = 10_000, 3
 def work(folder: StageFolder) -> None:
     """Fetch what the spec names, or take words from the pretraining text; write index.json and the result."""
     spec = parse_params(TaskDataSpec, folder.request.params)
-    metrics = MetricsWriter(folder.path / "metrics.jsonl")
     if spec.source == "hub":
-        found = _fetch(spec, folder, metrics)
+        with contextlib.closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
+            found = _fetch(spec, folder, metrics)
     else:
         found = {"words": words_of_text(TextShards.open(folder.input("text")), folder.path)}
     write_json(folder.path / INDEX_NAME, {"datasets": found})
-    outputs = sorted(path.relative_to(folder.path).as_posix() for path in (folder.path / "data").rglob("*") if path.is_file())
-    folder.write_result({"datasets": len(found), "files": len(outputs)}, [*outputs, INDEX_NAME], {"datasets": sorted(found)})
+    outputs = sorted(
+        path.relative_to(folder.path).as_posix() for path in (folder.path / "data").rglob("*") if path.is_file()
+    )
+    folder.write_result(
+        {"datasets": len(found), "files": len(outputs)}, [*outputs, INDEX_NAME], {"datasets": sorted(found)}
+    )
 
 
 def _fetch(spec: TaskDataSpec, folder: StageFolder, metrics: MetricsWriter) -> dict[str, Any]:
@@ -88,7 +97,9 @@ def fetch_dataset(
     files = dataset.files()
     splits = {split: [file for file in files if file.path.startswith(prefix)] for split, prefix in prefixes.items()}
     if missing := [split for split, found in splits.items() if not found]:
-        raise DataError(f"{repository} has no file for {', '.join(missing)}: the data set has changed; see HUB_DATASETS.")
+        raise DataError(
+            f"{repository} has no file for {', '.join(missing)}: the data set has changed; see HUB_DATASETS."
+        )
 
     def fetch(file: HubFile) -> None:
         target = folder / _place_of(name, file)
@@ -121,7 +132,9 @@ def unpack_bundle(archive: Path, folder: Path) -> dict[str, str]:
                 with bundle.open(member) as source, open(target, "wb") as file:
                     shutil.copyfileobj(source, file)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise DataError(f"{archive} is no whole zip file ({error}): remove it and its .json, and check the URL.") from None
+        raise DataError(
+            f"{archive} is no whole zip file ({error}): remove it and its .json, and check the URL."
+        ) from None
     if not (temporary / "core.yaml").is_file():
         raise DataError(f"{archive} has no {BUNDLE}/core.yaml: check task_data.core_bundle_url.")
     shutil.rmtree(root, ignore_errors=True)
@@ -137,12 +150,19 @@ def _safe_members(bundle: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInf
     members = []
     for member in bundle.infolist():
         path = PurePosixPath(member.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.filename or stat.S_ISLNK(member.external_attr >> 16):
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in member.filename
+            or stat.S_ISLNK(member.external_attr >> 16)
+        ):
             raise DataError(f"{archive} holds {member.filename!r}, which would leave its folder: do not use this file.")
         if not member.is_dir() and path.parts[0] == BUNDLE and not path.name.startswith("."):
             members.append(member)
     if (size := sum(member.file_size for member in members)) > MAX_BUNDLE_BYTES:
-        raise DataError(f"{archive} unpacks to {size:,} bytes, more than {MAX_BUNDLE_BYTES:,}: check task_data.core_bundle_url.")
+        raise DataError(
+            f"{archive} unpacks to {size:,} bytes, more than {MAX_BUNDLE_BYTES:,}: check task_data.core_bundle_url."
+        )
     return members
 
 
@@ -158,7 +178,9 @@ def words_of_text(shards: TextShards, folder: Path) -> dict[str, str]:
     for text in documents(shards.train):
         counts.update(WORD.findall(text))
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
-    return _write_words(sorted(word for word, count in frequent if count >= MIN_WORD_COUNT), folder, "the training text")
+    return _write_words(
+        sorted(word for word, count in frequent if count >= MIN_WORD_COUNT), folder, "the training text"
+    )
 
 
 def _write_words(words: Iterable[str], folder: Path, source: str) -> dict[str, str]:

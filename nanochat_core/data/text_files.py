@@ -16,21 +16,25 @@ MAX_PLAIN_CHARACTERS = 10_000
 
 
 def find_text_files(folder: Path) -> list[Path]:
-    """Return the readable files below `folder`, sorted; hidden ones are skipped. Raises DataError where there is none."""
+    """Return the readable files below `folder`, sorted, without hidden ones; raises DataError where there is none."""
     if not folder.is_dir():
         raise DataError(f"The data folder {folder} does not exist: set download.path to a folder with text.")
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix in READERS and path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        if path.suffix in READERS
+        and path.is_file()
+        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )
     if not found:
-        raise DataError(f"The data folder {folder} has no {', '.join(READERS)} file: put text there, or set download.path.")
+        raise DataError(
+            f"The data folder {folder} has no {', '.join(READERS)} file: put text there, or set download.path."
+        )
     return found
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """Yield the documents of one file, blank ones left out; raises DataError with file and line for one that is malformed."""
+    """Yield the documents of one file, without blank ones; raises DataError with file and line for a malformed one."""
     return (text for text in READERS[path.suffix](path) if text.strip())
 
 
@@ -53,7 +57,8 @@ def _text_of(line: bytes, place: str) -> str:
         raise DataError(f"{place} is no JSON ({error}): expected an object with the field {TEXT_COLUMN!r}.") from None
     if not isinstance(value, dict) or not isinstance(value.get(TEXT_COLUMN), str):
         raise DataError(f"{place} has no text in the field {TEXT_COLUMN!r}: expected {{{json.dumps(TEXT_COLUMN)}: …}}.")
-    return value[TEXT_COLUMN].encode(errors="replace").decode()  # JSON can spell half a character (a lone surrogate)
+    text: str = value[TEXT_COLUMN]
+    return text.encode(errors="replace").decode()  # JSON can spell half a character (a lone surrogate)
 
 
 def _read_plain(path: Path) -> Iterator[str]:

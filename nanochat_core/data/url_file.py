@@ -5,6 +5,7 @@ download. Whatever arrives later must have that hash.
 """
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -60,7 +61,9 @@ def _download(url: str, target: Path) -> None:
     try:
         retrying(_is_transient)(_download_once, url, target)
     except urllib.error.HTTPError as error:
-        raise DataError(f"{url} answers {error.code} {error.reason}: check the URL in the task_data settings.") from None
+        raise DataError(
+            f"{url} answers {error.code} {error.reason}: check the URL in the task_data settings."
+        ) from None
     except urllib.error.URLError as error:
         raise DataError(f"Cannot reach {url} ({error.reason}, {ATTEMPTS} attempts): check the network.") from None
     except (ConnectionError, TimeoutError) as error:
@@ -69,14 +72,24 @@ def _download(url: str, target: Path) -> None:
         raise DataError(f"Cannot store {url} at {target}: {error.strerror}. Free some disk.") from None
 
 
+def _open_url(url: str) -> http.client.HTTPResponse:
+    try:
+        return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is the response too, with an open socket
+        raise
+
+
 def _download_once(url: str, target: Path) -> None:
     size = 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, open(target, "wb") as file:
+    with _open_url(url) as response, open(target, "wb") as file:
         expected = response.headers.get("Content-Length")
         while chunk := response.read(CHUNK_BYTES):
             size += len(chunk)
             if size > MAX_BYTES:
-                raise DataError(f"{url} is larger than {MAX_BYTES >> 30} GiB: that is not the file meant; check the URL.")
+                raise DataError(
+                    f"{url} is larger than {MAX_BYTES >> 30} GiB: that is not the file meant; check the URL."
+                )
             file.write(chunk)
     if expected is not None and size != int(expected):
         raise ConnectionError(f"{size} of {expected} bytes arrived")

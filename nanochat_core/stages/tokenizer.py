@@ -3,6 +3,7 @@
 In: params TokenizerSpec, input `text`. Out: tokenizer.json, and in result.json how well it compresses held-out text.
 """
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -50,8 +51,9 @@ def work(folder: StageFolder) -> None:
     spec = parse_params(TokenizerSpec, folder.request.params)
     shards = TextShards.open(folder.input("text"))
     available = artifacts.read_json(folder.input("text") / INDEX_NAME)["characters"]["train"]
-    counter = TextCounter(spec, MetricsWriter(folder.path / "metrics.jsonl"), min(spec.max_characters, available))
-    tokenizer = Tokenizer.train(counter.limited(documents(shards.train)), spec.vocab_size)
+    with contextlib.closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
+        counter = TextCounter(spec, metrics, min(spec.max_characters, available))
+        tokenizer = Tokenizer.train(counter.limited(documents(shards.train)), spec.vocab_size)
     _check_against_file(tokenizer, list(itertools.islice(documents([shards.validation]), CHECKED_DOCUMENTS)))
     held_out = measure(tokenizer, _first_characters(shards), num_threads=os.cpu_count() or 1)
     tokenizer.save(folder.path)
@@ -61,7 +63,9 @@ def work(folder: StageFolder) -> None:
 def _check_against_file(tokenizer: Tokenizer, texts: list[str]) -> None:
     """tokenizer.json, read by the `tokenizers` library, must encode as we do: others will load that file."""
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-        assert tokenizer.encode_with_file(text) == ids, f"tokenizer.json encodes {text[:80]!r}… in another way than tiktoken"
+        assert tokenizer.encode_with_file(text) == ids, (
+            f"tokenizer.json encodes {text[:80]!r}… in another way than tiktoken"
+        )
 
 
 def _first_characters(shards: TextShards) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
     <|bos|> <|user_start|> question <|user_end|> <|assistant_start|> answer <|assistant_end|> <|user_start|> …
 
-Within an answer, a python part stands between <|python_start|> and <|python_end|> and is learned, delimiters included; a
-python_output part stands between <|output_start|> and <|output_end|> and is not, because the engine writes it.
+Within an answer, a python part stands between <|python_start|> and <|python_end|> and is learned, delimiters included;
+a python_output part stands between <|output_start|> and <|output_end|> and is not, because the engine writes it.
 """
 
 from nanochat_core.chat_format import normalize, parts_of

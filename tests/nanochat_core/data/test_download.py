@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nanochat_core.data.download import write_text_shards
+from nanochat_core import artifacts
+from nanochat_core.data.download import work, write_text_shards
 from nanochat_core.data.shards import TextShards, check_parquet, documents
 from nanochat_core.errors import DataError
 from tests.hub_server import HubServer
@@ -15,13 +16,19 @@ from tests.hub_server import HubServer
 SECRET = "hf_aSecretThatMustNeverBeShown"
 
 
-def run_stage(base: Path, environment: dict[str, str] | None = None, **params: Any) -> subprocess.CompletedProcess[str]:
-    """Run the download stage as its flow does; the folder is base/artifacts/download/x."""
+def write_request(base: Path, **params: Any) -> Path:
+    """Write the spec.json of a download into base/artifacts/download/x; return it."""
     folder = base / "artifacts" / "download" / "x"
     folder.mkdir(parents=True, exist_ok=True)
-    request = {"stage": "download", "version": 1, "fingerprint": "x", "params": params}
-    (folder / "spec.json").write_text(json.dumps(request))
-    command = [sys.executable, "-m", "nanochat_core.data.download", str(folder / "spec.json")]
+    artifacts.write_json(
+        folder / "spec.json", {"stage": "download", "version": 1, "fingerprint": "x", "params": params}
+    )
+    return folder / "spec.json"
+
+
+def run_stage(base: Path, environment: dict[str, str] | None = None, **params: Any) -> subprocess.CompletedProcess[str]:
+    """Run the download stage as its flow does."""
+    command = [sys.executable, "-m", "nanochat_core.data.download", str(write_request(base, **params))]
     return subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True, timeout=120)
 
 
@@ -33,11 +40,11 @@ def shards_of(base: Path) -> TextShards:
     return TextShards.open(base / "artifacts" / "download" / "x")
 
 
-def one_line(ran: subprocess.CompletedProcess[str]) -> str:
+def one_line(code: int | str | None, stderr: str) -> str:
     """Return the error line of a stage that ended as it should on bad input."""
-    assert ran.returncode == 2, ran.stderr
-    lines = ran.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), ran.stderr
+    assert code == 2, stderr
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
     return lines[0]
 
 
@@ -57,7 +64,7 @@ def test_hub_shards_are_fetched_and_the_last_is_validation(hub_server: HubServer
 def test_a_wrong_token_ends_in_one_line_without_it(hub_server: HubServer, tmp_path: Path) -> None:
     environment = hub_server.environment(tmp_path / "hf") | {"HF_TOKEN": SECRET}
     ran = run_stage(tmp_path, environment, source="hub", train_shards=1)
-    assert "HF_TOKEN" in one_line(ran)
+    assert "HF_TOKEN" in one_line(ran.returncode, ran.stderr)
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert SECRET not in ran.stdout + ran.stderr + written
     assert not (tmp_path / "artifacts/download/x/result.json").exists()
@@ -65,7 +72,7 @@ def test_a_wrong_token_ends_in_one_line_without_it(hub_server: HubServer, tmp_pa
 
 def test_more_shards_than_there_are_is_refused(hub_server: HubServer, tmp_path: Path) -> None:
     ran = run_stage(tmp_path, hub_server.environment(tmp_path / "hf"), source="hub", train_shards=240)
-    assert "train_shards is 240" in one_line(ran)
+    assert "train_shards is 240" in one_line(ran.returncode, ran.stderr)
 
 
 def test_a_folder_becomes_shards_of_all_its_documents(tmp_path: Path) -> None:
@@ -98,14 +105,22 @@ def test_a_folder_becomes_shards_of_all_its_documents(tmp_path: Path) -> None:
     ],
 )
 def test_bad_folders_end_in_one_line_that_names_the_place(
-    tmp_path: Path, name: str | None, content: bytes, expected: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str | None,
+    content: bytes,
+    expected: str,
 ) -> None:
     (tmp_path / "data").mkdir()
     if name:
         (tmp_path / "data" / name).write_bytes(content)
-    ran = run_stage(tmp_path, source="path", path=str(tmp_path / "data"))
-    assert expected in one_line(ran)
-    assert not (tmp_path / "artifacts/download/x/result.json").exists()
+    spec = write_request(tmp_path, source="path", path=str(tmp_path / "data"))
+    monkeypatch.setattr(sys, "argv", ["download", str(spec)])
+    with pytest.raises(SystemExit) as stopped:
+        artifacts.run_stage(work)
+    assert expected in one_line(stopped.value.code, capsys.readouterr().err)
+    assert not spec.with_name("result.json").exists()
 
 
 def test_shards_depend_on_texts_and_seed_only(tmp_path: Path) -> None:
@@ -129,4 +144,7 @@ def test_one_document_cannot_be_split(tmp_path: Path) -> None:
 def test_the_real_mirror_is_fetched_whole(mirror_server: HubServer, tmp_path: Path) -> None:
     ran = run_stage(tmp_path, mirror_server.environment(tmp_path / "hf"), source="hub", train_shards=20)
     assert ran.returncode == 0, ran.stderr
-    assert result_of(tmp_path)["metrics"]["train_documents"] + result_of(tmp_path)["metrics"]["validation_documents"] == 31_051
+    assert (
+        result_of(tmp_path)["metrics"]["train_documents"] + result_of(tmp_path)["metrics"]["validation_documents"]
+        == 31_051
+    )

@@ -66,7 +66,9 @@ def test_a_file_that_stays_different_is_refused(hub_server: HubServer, tmp_path:
     assert not (tmp_path / "test.parquet").exists()
 
 
-@pytest.mark.parametrize("path", [f"/api/datasets/{GSM8K}/revision/main", f"/datasets/{GSM8K}/resolve/main/{TEST_FILE}"])
+@pytest.mark.parametrize(
+    "path", [f"/api/datasets/{GSM8K}/revision/main", f"/datasets/{GSM8K}/resolve/main/{TEST_FILE}"]
+)
 def test_a_server_that_fails_for_a_moment_is_asked_again(hub_server: HubServer, tmp_path: Path, path: str) -> None:
     hub_server.failures[path] = 1
     source = dataset(hub_server, tmp_path)

@@ -45,7 +45,9 @@ def test_the_same_seed_gives_the_same_documents(packages: Path) -> None:
 
 def test_no_package_has_more_than_its_share(packages: Path) -> None:
     for index in range(30):
-        write_module(packages / "large" / f"module_{index}.py", *(f"things in {chr(97 + index % 26)} {noun}" for noun in "abc"))
+        write_module(
+            packages / "large" / f"module_{index}.py", *(f"things in {chr(97 + index % 26)} {noun}" for noun in "abc")
+        )
     for corpus in collect(6000, 1, roots=[packages]):  # noqa: B007
         pass
     assert corpus.by_package["large"] <= 0.08 * 6000 + 500
@@ -89,12 +91,15 @@ def test_too_little_text_is_refused_with_what_to_set(tmp_path: Path) -> None:
 )
 def test_markup_tables_and_doctests_are_dropped(noise: str) -> None:
     sentence = SENTENCE.format("rivers")
-    assert prose_paragraphs(f"{sentence}\n\n{noise}\n\n{SENTENCE.format('gardens')}") == [sentence, SENTENCE.format("gardens")]
+    assert prose_paragraphs(f"{sentence}\n\n{noise}\n\n{SENTENCE.format('gardens')}") == [
+        sentence,
+        SENTENCE.format("gardens"),
+    ]
 
 
 def test_markup_within_a_sentence_leaves_its_words() -> None:
-    text = "Return the :class:`~os.PathLike` of the ``file`` and the `manual <https://x.org>`_ that is on **the** disk -- or not."
-    assert prose_paragraphs(text) == ["Return the os.PathLike of the file and the manual that is on the disk -- or not."]
+    text = "Return the :class:`~os.Path` of the ``file`` and the `manual <https://x>`_ that is **on** it -- or not."
+    assert prose_paragraphs(text) == ["Return the os.Path of the file and the manual that is on it -- or not."]
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_equal_texts_give_equal_bytes(shard: Path, tmp_path: Path) -> None:
 
 def test_a_shard_cut_short_is_refused_in_one_line(shard: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(DataError, match="a.parquet is no readable parquet file") as caught:
+    with pytest.raises(DataError, match=r"a\.parquet is no readable parquet file") as caught:
         check_parquet(shard)
     assert "\n" not in str(caught.value)
 
