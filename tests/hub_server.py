@@ -43,7 +43,7 @@ class HubServer:
         self.requests: Counter[str] = Counter()
         self._scratch = Path(tempfile.mkdtemp(prefix="hub-server-"))
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler_for(self))
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Request", (HubRequest,), {"hub": self}))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -106,109 +106,109 @@ def sha256_of(path: Path) -> str:
     return _sha256(path, info.st_size, info.st_mtime_ns)
 
 
-def _handler_for(server: HubServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class HubRequest(BaseHTTPRequestHandler):
+    """One connection; `hub` is set by the server that it belongs to."""
 
-        def do_GET(self) -> None:
-            self._answer()
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
 
-        def do_HEAD(self) -> None:
-            self._answer()
+    def do_GET(self) -> None:
+        self._answer()
 
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
+    def do_HEAD(self) -> None:
+        self._answer()
 
-        def _answer(self) -> None:
-            path = unquote(urlparse(self.path).path)
-            server.requests[path] += 1
-            authorization = self.headers.get("Authorization")
-            if server.failures[path] > 0:
-                server.failures[path] -= 1
-                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
-            elif authorization not in (None, f"Bearer {VALID_TOKEN}"):
-                self._refuse(HTTPStatus.UNAUTHORIZED, "Invalid credentials in Authorization header")
-            elif match := RESOLVE.fullmatch(path):
-                self._send_resolved(match["repo"], match["revision"], match["path"])
-            elif match := API.fullmatch(path):
-                self._send_listing(match["repo"], match["what"], match["revision"] or "main")
-            elif path == "/eval_bundle.zip":
-                self._send_file(server.bundle(), {})
-            elif path == "/words_alpha.txt":
-                self._send_file(server.root / "words" / "words_alpha.txt", {})
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, "Not found")
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
 
-        def _send_resolved(self, repository: str, revision: str, name: str) -> None:
-            folder, path = server.folder_of(repository), server.folder_of(repository) / name
-            if not self._has_revision(repository, revision):
-                return
-            if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-                self._refuse(HTTPStatus.NOT_FOUND, "Entry not found", code="EntryNotFound")
-                return
-            digest = sha256_of(path)
-            headers = {
-                "X-Repo-Commit": server.commit_of(repository),
-                "ETag": f'"{digest}"',
-                "X-Linked-ETag": f'"{digest}"',
-                "X-Linked-Size": str(path.stat().st_size),
-            }
-            self._send_file(path, headers)
+    def _answer(self) -> None:
+        path = unquote(urlparse(self.path).path)
+        self.hub.requests[path] += 1
+        authorization = self.headers.get("Authorization")
+        if self.hub.failures[path] > 0:
+            self.hub.failures[path] -= 1
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
+        elif authorization not in (None, f"Bearer {VALID_TOKEN}"):
+            self._refuse(HTTPStatus.UNAUTHORIZED, "Invalid credentials in Authorization header")
+        elif match := RESOLVE.fullmatch(path):
+            self._send_resolved(match["repo"], match["revision"], match["path"])
+        elif match := API.fullmatch(path):
+            self._send_listing(match["repo"], match["what"], match["revision"] or "main")
+        elif path == "/eval_bundle.zip":
+            self._send_file(self.hub.bundle(), {})
+        elif path == "/words_alpha.txt":
+            self._send_file(self.hub.root / "words" / "words_alpha.txt", {})
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "Not found")
 
-        def _has_revision(self, repository: str, revision: str) -> bool:
-            if not server.folder_of(repository).is_dir():
-                self._refuse(HTTPStatus.NOT_FOUND, "Repository not found", code="RepoNotFound")
-            elif revision not in ("main", server.commit_of(repository)):
-                self._refuse(HTTPStatus.NOT_FOUND, "Invalid rev id", code="RevisionNotFound")
-            else:
-                return True
-            return False
+    def _send_resolved(self, repository: str, revision: str, name: str) -> None:
+        folder, path = self.hub.folder_of(repository), self.hub.folder_of(repository) / name
+        if not self._has_revision(repository, revision):
+            return
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            self._refuse(HTTPStatus.NOT_FOUND, "Entry not found", code="EntryNotFound")
+            return
+        digest = sha256_of(path)
+        headers = {
+            "X-Repo-Commit": self.hub.commit_of(repository),
+            "ETag": f'"{digest}"',
+            "X-Linked-ETag": f'"{digest}"',
+            "X-Linked-Size": str(path.stat().st_size),
+        }
+        self._send_file(path, headers)
 
-        def _send_listing(self, repository: str, what: str | None, revision: str) -> None:
-            if not self._has_revision(repository, revision):
-                return
-            entries = [_entry(path, server.folder_of(repository)) for path in server.files_of(repository)]
-            if what == "tree":
-                self._send_json([{"type": "file", "oid": e["blobId"], "path": e["rfilename"], **e} for e in entries])
-                return
-            commit = server.commit_of(repository)
-            facts = {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
-            self._send_json({"_id": "0", "id": repository, "sha": commit, **facts, "siblings": entries})
+    def _has_revision(self, repository: str, revision: str) -> bool:
+        if not self.hub.folder_of(repository).is_dir():
+            self._refuse(HTTPStatus.NOT_FOUND, "Repository not found", code="RepoNotFound")
+        elif revision not in ("main", self.hub.commit_of(repository)):
+            self._refuse(HTTPStatus.NOT_FOUND, "Invalid rev id", code="RevisionNotFound")
+        else:
+            return True
+        return False
 
-        def _send_file(self, path: Path, headers: dict[str, str]) -> None:
-            size = path.stat().st_size
-            start, end, status = 0, size - 1, HTTPStatus.OK
-            if match := RANGE.fullmatch(self.headers.get("Range", "")):
-                start, end = int(match[1]), min(int(match[2] or size - 1), size - 1)
-                status = HTTPStatus.PARTIAL_CONTENT
-                headers = {**headers, "Content-Range": f"bytes {start}-{end}/{size}"}
-            length = end - start + 1
-            self._send_head(status, {**headers, "Content-Length": str(length), "Accept-Ranges": "bytes"})
-            if self.command == "HEAD":
-                return
-            with open(path, "rb") as file:
-                file.seek(start)
-                while length > 0 and (chunk := file.read(min(length, 1 << 18))):
-                    self.wfile.write(chunk)
-                    length -= len(chunk)
+    def _send_listing(self, repository: str, what: str | None, revision: str) -> None:
+        if not self._has_revision(repository, revision):
+            return
+        entries = [_entry(path, self.hub.folder_of(repository)) for path in self.hub.files_of(repository)]
+        if what == "tree":
+            self._send_json([{"type": "file", "oid": e["blobId"], "path": e["rfilename"], **e} for e in entries])
+            return
+        commit = self.hub.commit_of(repository)
+        facts = {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+        self._send_json({"_id": "0", "id": repository, "sha": commit, **facts, "siblings": entries})
 
-        def _send_json(self, value: Any) -> None:
-            body = json.dumps(value).encode()
-            self._send_head(HTTPStatus.OK, {"Content-Type": "application/json", "Content-Length": str(len(body))})
-            if self.command == "GET":
-                self.wfile.write(body)
+    def _send_file(self, path: Path, headers: dict[str, str]) -> None:
+        size = path.stat().st_size
+        start, end, status = 0, size - 1, HTTPStatus.OK
+        if match := RANGE.fullmatch(self.headers.get("Range", "")):
+            start, end = int(match[1]), min(int(match[2] or size - 1), size - 1)
+            status = HTTPStatus.PARTIAL_CONTENT
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{size}"}
+        length = end - start + 1
+        self._send_head(status, {**headers, "Content-Length": str(length), "Accept-Ranges": "bytes"})
+        if self.command == "HEAD":
+            return
+        with open(path, "rb") as file:
+            file.seek(start)
+            while length > 0 and (chunk := file.read(min(length, 1 << 18))):
+                self.wfile.write(chunk)
+                length -= len(chunk)
 
-        def _refuse(self, status: HTTPStatus, message: str, *, code: str | None = None) -> None:
-            headers = {"X-Error-Message": message, "Content-Length": "0"}
-            self._send_head(status, headers | ({"X-Error-Code": code} if code else {}))
+    def _send_json(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self._send_head(HTTPStatus.OK, {"Content-Type": "application/json", "Content-Length": str(len(body))})
+        if self.command == "GET":
+            self.wfile.write(body)
 
-        def _send_head(self, status: HTTPStatus, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
+    def _refuse(self, status: HTTPStatus, message: str, *, code: str | None = None) -> None:
+        headers = {"X-Error-Message": message, "Content-Length": "0"}
+        self._send_head(status, headers | ({"X-Error-Code": code} if code else {}))
 
-    return Handler
+    def _send_head(self, status: HTTPStatus, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
 
 
 def _entry(path: Path, folder: Path) -> dict[str, Any]:

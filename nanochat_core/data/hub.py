@@ -4,6 +4,7 @@ Built on `huggingface_hub`, which honours HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE 
 only when its size and, for large files, its SHA-256 are what the Hub says. Nothing here ever shows a token.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download, is_offline_mode, scan_cache_dir
+from huggingface_hub import (
+    CachedRevisionInfo,
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_download,
+    is_offline_mode,
+    scan_cache_dir,
+)
 from huggingface_hub.errors import (
     CacheNotFound,
     GatedRepoError,
@@ -110,24 +119,24 @@ class HubDataset:
         ]
 
     def _cached_files(self) -> list[HubFile]:
+        revision = self._cached_revision()
+        return [
+            HubFile(
+                file.file_path.relative_to(revision.snapshot_path).as_posix(),
+                None,
+                file.blob_path.name if SHA256.fullmatch(file.blob_path.name) else None,
+            )
+            for file in revision.files
+        ]
+
+    def _cached_revision(self) -> CachedRevisionInfo:
         folder = self.cache_dir or Path(constants.HF_HUB_CACHE)
-        try:
-            repositories = scan_cache_dir(folder).repos
-        except CacheNotFound:
-            repositories = frozenset()
-        for repository in repositories:
-            if (repository.repo_type, repository.repo_id) != ("dataset", self.repository):
-                continue
-            for revision in repository.revisions:
-                if self.revision == revision.commit_hash or self.revision in revision.refs:
-                    return [
-                        HubFile(
-                            file.file_path.relative_to(revision.snapshot_path).as_posix(),
-                            None,
-                            file.blob_path.name if SHA256.fullmatch(file.blob_path.name) else None,
-                        )
-                        for file in revision.files
-                    ]
+        with contextlib.suppress(CacheNotFound):
+            for repository in scan_cache_dir(folder).repos:
+                if (repository.repo_type, repository.repo_id) == ("dataset", self.repository):
+                    for revision in repository.revisions:
+                        if self.revision == revision.commit_hash or self.revision in revision.refs:
+                            return revision
         raise DataError(
             f"HF_HUB_OFFLINE is set and the cache {folder} has no {self.repository} at {self.revision}: "
             "unset it to download the data set once."
