@@ -49,14 +49,12 @@ def work(folder: StageFolder) -> None:
     )
 
 
-def fetch_shards(
-    spec: DownloadSpec, folder: Path, metrics: MetricsWriter, dataset: HubDataset | None = None
-) -> tuple[list[str], str]:
+def fetch_shards(spec: DownloadSpec, folder: Path, metrics: MetricsWriter) -> tuple[list[str], str]:
     """Download the first `train_shards` shards and the last one; return their names relative to `folder`.
 
     Raises DataError where the data set has too few shards, a file is corrupt, or the Hub cannot be reached.
     """
-    dataset = dataset or HubDataset(spec.dataset, spec.revision)
+    dataset = HubDataset(spec.dataset, spec.revision)
     shards = [file for file in dataset.files() if file.path.endswith(".parquet")]
     if len(shards) < 2:
         raise DataError(

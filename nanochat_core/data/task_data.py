@@ -85,15 +85,13 @@ def _fetch(spec: TaskDataSpec, folder: StageFolder, metrics: MetricsWriter) -> d
     return found
 
 
-def fetch_dataset(
-    name: str, folder: Path, *, num_workers: int = 4, dataset: HubDataset | None = None
-) -> dict[str, list[str]]:
+def fetch_dataset(name: str, folder: Path, *, num_workers: int = 4) -> dict[str, list[str]]:
     """Download every split of a data set; return {split: its files, relative to `folder`}.
 
     Raises DataError where a split has no file or a file lacks the column that the task reads.
     """
     repository, prefixes = HUB_DATASETS[name]
-    dataset = dataset or HubDataset(repository)
+    dataset = HubDataset(repository)
     files = dataset.files()
     splits = {split: [file for file in files if file.path.startswith(prefix)] for split, prefix in prefixes.items()}
     if missing := [split for split, found in splits.items() if not found]:

@@ -11,6 +11,7 @@ from nanochat_core import artifacts
 from nanochat_core.data.download import work, write_text_shards
 from nanochat_core.data.shards import TextShards, check_parquet, documents
 from nanochat_core.errors import DataError
+from tests.hub_miniature import write_miniature
 from tests.hub_server import HubServer
 
 SECRET = "hf_aSecretThatMustNeverBeShown"
@@ -73,6 +74,15 @@ def test_a_wrong_token_ends_in_one_line_without_it(hub_server: HubServer, tmp_pa
 def test_more_shards_than_there_are_is_refused(hub_server: HubServer, tmp_path: Path) -> None:
     ran = run_stage(tmp_path, hub_server.environment(tmp_path / "hf"), source="hub", train_shards=240)
     assert "train_shards is 240" in one_line(ran.returncode, ran.stderr)
+
+
+def test_a_corrupt_shard_of_the_hub_ends_in_one_line(tmp_path: Path) -> None:
+    root = write_miniature(tmp_path / "hub")
+    (root / "datasets/karpathy/fineweb-edu-100b-shuffle/shard_00001.parquet").write_bytes(b"PAR1 not parquet PAR1")
+    with HubServer(root) as server:
+        ran = run_stage(tmp_path, server.environment(tmp_path / "hf"), source="hub", train_shards=2)
+    assert "shard_00001.parquet is no readable parquet file" in one_line(ran.returncode, ran.stderr)
+    assert not (tmp_path / "artifacts/download/x/result.json").exists()
 
 
 def test_a_folder_becomes_shards_of_all_its_documents(tmp_path: Path) -> None:
