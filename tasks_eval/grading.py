@@ -80,7 +80,7 @@ def _grader(read: Callable[[str], str | None]) -> Grader:
 
 
 def _unit_tests(meta: Meta, text: str) -> Verdict:
-    from tasks_eval.sandbox.unit_tests import run_unit_tests  # the only grader that starts a process
+    from tasks_eval.sandbox.unit_tests import run_unit_tests  # it needs Verdict from here
 
     return run_unit_tests(meta, text)
 

@@ -25,6 +25,7 @@ from tasks_eval.chat import Sampling, score_examples
 from tasks_eval.core.bundle import CoreTask, read_bundle
 from tasks_eval.core.score import choose_tasks, core_summary, score_items
 from tasks_eval.hub import TaskData
+from tasks_eval.sandbox.jail import RLIMITS
 from tasks_eval.sandbox.process import sandbox_level
 from tasks_eval.scores import Record, chatcore, summarize
 from tasks_eval.task import Task, make_task
@@ -102,6 +103,7 @@ class Work:
 
 
 def plan_base(spec: EvaluateSpec, data: TaskData) -> Work:
+    """Return the measuring of a base model; without a CORE bundle there is no CORE. Raises SpecError, DataError."""
     root = data.core_root() if spec.core_examples else None
     tasks = choose_tasks(read_bundle(root), spec.core_tasks) if root else []
     if root is None and spec.core_tasks:
@@ -113,12 +115,13 @@ def plan_base(spec: EvaluateSpec, data: TaskData) -> Work:
 
     def measure(run: Evaluation) -> Scores:
         scores = _measure_core(run, tasks, items, counts) if tasks else {"tasks": {}}
-        return scores | {"bpb": _measure_bpb(run), "samples": write_samples(run.model)}
+        return scores | {"bpb": _measure_bpb(run), "samples": greedy_samples(run.model)}
 
     return Work(sum(counts), measure)
 
 
 def plan_chat(spec: EvaluateSpec, data: TaskData) -> Work:
+    """Return the measuring of a chat model on the spec's tasks. Raises SpecError for one unknown or not gradable."""
     if not spec.chat_tasks:
         raise SpecError("evaluate.chat_tasks is empty: name at least one task.")
     tasks = [make_task(name, data, "test") for name in spec.chat_tasks]
@@ -152,7 +155,7 @@ def _measure_bpb(run: Evaluation) -> dict[str, float]:
     }
 
 
-def write_samples(model: TextModel) -> list[dict[str, str]]:
+def greedy_samples(model: TextModel) -> list[dict[str, str]]:
     """Return greedy continuations of the fixed prompts."""
     requests = [
         GenerateRequest(text=prompt, max_new_tokens=SAMPLE_TOKENS, use_tools=False) for prompt in SAMPLE_PROMPTS
@@ -172,9 +175,19 @@ def _measure_chat(run: Evaluation, tasks: Sequence[Task], counts: Sequence[int])
         records = run.merge(task.name, score_examples(run.model, task, run.share(count), sampling, report=run.report))
         about: dict[str, Any] = {"kind": task.kind, "version": task.version, "seed": spec.seed}
         if task.grading == "unit_tests":
-            about["sandbox"] = sandbox_level()
+            about["sandbox"] = _announced_level()
         summaries[task.name] = summarize(records, baseline=task.baseline) | about
     return {"tasks": summaries, "chatcore": chatcore(summaries)}
+
+
+def _announced_level() -> str:
+    """Return the sandbox's level, with a word in the log where model code could reach the network."""
+    level = sandbox_level()
+    if level == RLIMITS:
+        print(
+            "warning: the kernel grants no network namespace; model code runs with limits but with network", flush=True
+        )
+    return level
 
 
 @contextmanager

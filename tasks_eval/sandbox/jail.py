@@ -1,9 +1,8 @@
 """The sandbox's inside: limits this process, says on its first line how far that went, then runs `program.py`.
 
-    python -I -S jail.py '{"cpu_seconds": 5, "memory_bytes": 536870912, "file_bytes": 1048576}'
+    python -P -s -S jail.py '{"cpu_seconds": 5, "memory_bytes": 536870912, "file_bytes": 1048576}'
 
-Started by `process.py` in an empty folder and a session of its own. Needs nothing but the standard
-library.
+Started by `process.py` in an empty folder and a session of its own. Needs nothing but the standard library.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """Run a Python program in the sandbox: bounded time, memory, files and output, no network where the kernel allows.
 
 The program runs in a session of its own, which is killed as a whole at the end, whatever happened. This is a seat belt
-for code that a model wrote, not a wall against an attacker: the file system can be read.
+for code that a model wrote, not a wall against an attacker: files can be read, and root may start processes that leave
+the session.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class Limits:
     cpu_seconds: int = 5
     memory_bytes: int = 512 << 20
     file_bytes: int = 1 << 20
-    wall_seconds: float = 10.0
+    wall_seconds: float = 20.0  # far above the CPU time, so that a busy machine does not change a verdict
     output_bytes: int = 64 << 10
 
 
@@ -53,12 +54,12 @@ def run_program(program: str, limits: Limits = Limits()) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="nanochat-sandbox-") as folder:
         (Path(folder) / "program.py").write_bytes(source)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", str(JAIL), json.dumps(asdict(limits))],
+            [sys.executable, "-P", "-s", "-S", "-X", "utf8", str(JAIL), json.dumps(asdict(limits))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={"PATH": os.defpath},
+            env={"PATH": os.defpath, "PYTHONHASHSEED": "0"},  # sets in the same order in each run
             start_new_session=True,
         )
         try:

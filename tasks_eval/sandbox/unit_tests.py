@@ -1,7 +1,7 @@
 """Grading of code by unit tests: the model's program and the tests in one sandboxed process.
 
-The last thing the process does is to print a number that no program can know beforehand, so one that ends early by
-`sys.exit(0)` or `os._exit(0)` has not passed.
+The last thing the process does is to print a number drawn for this run, so a program that ends early by `sys.exit(0)`
+or `os._exit(0)` has not passed. One that sets out to cheat could still find the number, or the tests, in its own file.
 """
 
 import re
@@ -11,6 +11,7 @@ import signal
 from tasks_eval.grading import Meta, Verdict
 from tasks_eval.sandbox.process import Outcome, run_program
 
+ADDRESS = re.compile(r"0x[0-9a-f]+")
 FENCED_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -43,10 +44,12 @@ def full_program(prompt: str, entry_point: str, text: str) -> str:
 
 
 def _reason(outcome: Outcome) -> str:
-    """Return one line that says why a program failed."""
+    """Return one line that says why a program failed; the same for each run, so without addresses of objects."""
     if outcome.status != "exited":
         return outcome.status
+    if outcome.returncode == -signal.SIGXCPU:
+        return "timeout"
     if outcome.returncode is not None and outcome.returncode < 0:
         return f"killed by {signal.Signals(-outcome.returncode).name}"
     lines = outcome.output.strip().splitlines()
-    return lines[-1][:200] if lines else "ended before the tests did"
+    return ADDRESS.sub("0x…", lines[-1][:200]) if lines else "ended before the tests did"

@@ -60,6 +60,11 @@ def test_text_that_is_no_python_ends_with_a_syntax_error() -> None:
     assert run_program("\ud800").returncode != 0
 
 
+def test_sets_have_the_same_order_in_each_run() -> None:
+    outputs = {run_program("print({str(number) for number in range(50)})").output for _ in range(3)}
+    assert len(outputs) == 1
+
+
 def test_the_environment_is_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert "secret" not in run_program("import os\nprint(os.environ)").output

@@ -44,6 +44,7 @@ def test_right_code_passes_in_any_wrapping(completion: str) -> None:
         ("raise SystemExit\n", "ended before the tests did"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n", "killed by SIGTERM"),
         ("1/0\n", "ZeroDivisionError: division by zero"),
+        ("raise ValueError(object())\n", "ValueError: <object object at 0x…>"),
         ("while True: print('x' * 1000)\n", "too much output"),
     ],
 )
