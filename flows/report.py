@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from flows.launch import git_commit
 from flows.report_pages import render
 from flows.report_plots import plots_of
 from flows.stage import StageOutcome
@@ -104,7 +105,7 @@ def header(spec: PipelineSpec, stages: Mapping[str, StageFiles], seconds: Mappin
     hardware = describe()
     gpu_seconds = sum(seconds[name] or 0 for name in stages if name not in CPU_STAGES)
     return {
-        "git_commit": next((files.outcome.git_commit for files in reversed(list(stages.values()))), None),
+        "git_commit": git_commit(),
         "hardware": asdict(hardware) | {"summary": hardware.summary},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
         "wall_clock_seconds": dict(seconds),
@@ -122,16 +123,17 @@ def cost(launch: LaunchSpec, gpus: int, gpu_seconds: float) -> dict[str, float]:
 
 
 def wall_seconds(files: StageFiles) -> float | None:
-    """Return how long the stage worked, over all its attempts; for a cached one, when it was made.
+    """Return how long the stage worked, over all its attempts but without the gaps between them.
 
-    The gaps between attempts do not count. None for a cached stage that wrote no metrics.
+    A cached stage counts with what its metrics tell of the run that made it; None where it wrote none.
     """
-    if not files.outcome.is_cached:
-        return files.outcome.seconds
     by_attempt: dict[int, list[float]] = {}
     for line in files.lines:
         by_attempt.setdefault(line["attempt"], []).append(line["time"])
-    return sum(max(times) - min(times) for times in by_attempt.values()) if by_attempt else None
+    measured = sum(max(times) - min(times) for times in by_attempt.values())
+    if files.outcome.is_cached:
+        return measured or None
+    return max(files.outcome.seconds, measured)
 
 
 def stage_entry(files: StageFiles, seconds: float | None) -> dict[str, Any]:
@@ -140,6 +142,7 @@ def stage_entry(files: StageFiles, seconds: float | None) -> dict[str, Any]:
         "folder": f"{outcome.folder.parent.name}/{outcome.folder.name}",
         "digest": outcome.digest,
         "cached": outcome.is_cached,
+        "git_commit": outcome.git_commit,
         "seconds": seconds,
         "metrics": files.metrics,
     }

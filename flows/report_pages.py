@@ -171,11 +171,17 @@ def _run_facts(report: Mapping[str, Any]) -> dict[str, str]:
 
 def _stages(report: Mapping[str, Any]) -> Section:
     rows = [
-        [name, duration(stage["seconds"]), "cached" if stage["cached"] else "ran", stage["folder"]]
-        for name, stage in report["stages"].items()
+        [name, duration(stage["seconds"]), _origin(stage), stage["folder"]] for name, stage in report["stages"].items()
     ]
     note = "The time of a cached stage is that of the run that made it."
     return Section("Stages", note=note, columns=("stage", "wall clock", "this time", "folder"), rows=rows)
+
+
+def _origin(stage: Mapping[str, Any]) -> str:
+    """Return whether the stage ran, or which commit's run it was taken from."""
+    if not stage["cached"]:
+        return "ran"
+    return f"cached, by {stage['git_commit']}" if stage["git_commit"] else "cached"
 
 
 def _scores(report: Mapping[str, Any]) -> Section:

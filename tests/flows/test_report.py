@@ -115,7 +115,7 @@ def test_published_scores_stand_beside_our_own(tmp_path: Path) -> None:
 
 def test_markdown_and_html_show_the_same_numbers(full_report: Path) -> None:
     pages = [(full_report / name).read_text() for name in ("report.md", "report.html")]
-    for number in ("0.9875 ± 0.0125 (500)", "8,123", "2.91", "«12*7»‹84›84", "3fa2c1b"):
+    for number in ("0.9875 ± 0.0125 (500)", "8,123", "2.91", "«12*7»‹84›84", "1 min 40 s"):
         assert all(number in page for page in pages), number
 
 
@@ -185,6 +185,18 @@ def test_a_cached_stage_took_what_its_attempts_took(tmp_path: Path) -> None:
     lines += [{"step": 3, "time": 500.0, "attempt": 2}, {"step": 4, "time": 503.0, "attempt": 2}]
     (outcome.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert wall_seconds(read_stage(outcome)) == 8.0
+
+
+def test_a_resumed_stage_took_what_all_its_attempts_took(tmp_path: Path) -> None:
+    files = read_stage(outcome_of(tmp_path, "pretrain"))  # its metrics span 100 s, the last attempt took 12.5 s
+    assert wall_seconds(files) == 100.0
+
+
+def test_a_cached_stage_names_the_commit_that_made_it(tmp_path: Path) -> None:
+    finished = [outcome_of(tmp_path, "download"), outcome_of(tmp_path, "pretrain", is_cached=True)]
+    text = (report(tmp_path, resolve(recipe("demo")), finished, "run") / "report.md").read_text()
+    assert "| pretrain | 1 min 40 s | cached, by 3fa2c1b |" in text
+    assert "| download | 12 s | ran |" in text
 
 
 def test_a_gpu_hour_is_counted_once_for_each_gpu_that_was_used() -> None:
