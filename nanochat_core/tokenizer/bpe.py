@@ -11,6 +11,7 @@ in transformers' `PreTrainedTokenizerFast`.
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ SPLIT_PATTERN = (
 )
 BYTES = 256
 MIN_PAIR_COUNT = 2  # a pair seen once is no regularity of the text: learning it would only name that one place
+LONGEST_BLANK_RUN = 100_000  # characters: tiktoken's regex engine panics on a million blanks, so longer runs are cut
 TEXTS_PER_BATCH = 256  # handed to the trainer's threads at a time
 
 
@@ -103,10 +105,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without BOS. Text that spells a special token stays text."""
-        return self._encoding.encode_ordinary(text)
+        if len(text) <= LONGEST_BLANK_RUN:
+            return self._encoding.encode_ordinary(text)
+        pieces = re.split(rf"(\s{{{LONGEST_BLANK_RUN}}})", text)
+        return [token for piece in pieces for token in self._encoding.encode_ordinary(piece)]
 
     def encode_batch(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
         """Return the ids of each text; the threads run outside Python's lock."""
+        if any(len(text) > LONGEST_BLANK_RUN for text in texts):
+            return [self.encode(text) for text in texts]
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
 
     def encode_with_file(self, text: str) -> list[int]:

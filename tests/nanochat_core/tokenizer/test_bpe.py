@@ -54,6 +54,12 @@ def test_a_batch_is_encoded_as_its_texts_are() -> None:
     assert LEARNED.encode_batch(TEXTS, num_threads=2) == [LEARNED.encode(text) for text in TEXTS]
 
 
+def test_a_million_blanks_do_not_stop_the_encoder() -> None:
+    for text in (" " * 1_000_000, "\t" * 250_000 + "end", "word " * 100_000):
+        assert GOLDEN.decode(GOLDEN.encode(text)) == text
+        assert GOLDEN.encode_batch([text, "short"])[0] == GOLDEN.encode(text)
+
+
 def test_token_bytes_are_of_the_raw_bytes_and_zero_for_specials() -> None:
     lengths = GOLDEN.token_bytes()
     assert lengths.shape == (8192,) and lengths.dtype == np.int32
