@@ -2,6 +2,7 @@
 
 import hashlib
 
+from nanochat_core.errors import DataError
 from tasks_eval.hub import TaskData
 from tasks_eval.task import Split
 
@@ -15,6 +16,12 @@ def split_of(key: str) -> Split:
 
 
 def split_words(data: TaskData, split: Split) -> list[str]:
-    """Return the words of one split, in an order that has nothing to do with the alphabet."""
-    words = [word for word in data.words() if split_of(word) == split]
+    """Return the words of one split, in an order that has nothing to do with the alphabet.
+
+    Raises DataError where the list is so short that the split has none.
+    """
+    known = data.words()
+    words = [word for word in known if split_of(word) == split]
+    if not words:
+        raise DataError(f"None of the {len(known)} words in {data.folder} is for the {split} split. Use a longer list.")
     return sorted(words, key=lambda word: hashlib.sha256(f"order {word}".encode()).digest())

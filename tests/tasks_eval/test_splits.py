@@ -1,8 +1,12 @@
 """Nothing that testing asks for was trained on."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat_core.errors import DataError
 from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_of, split_words
 
@@ -21,3 +25,11 @@ def test_the_words_of_both_splits_are_disjoint_and_complete(data: TaskData) -> N
     train, test = split_words(data, "train"), split_words(data, "test")
     assert not set(train) & set(test)
     assert sorted(train + test) == data.words()
+
+
+def test_a_word_list_too_short_to_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("pear\n")
+    data = TaskData(tmp_path, {"words": {"words": "words.txt"}})
+    other = "test" if split_of("pear") == "train" else "train"
+    with pytest.raises(DataError, match=f"None of the 1 words .* is for the {other} split"):
+        split_words(data, other)
