@@ -2,8 +2,8 @@
 
     reports/<run name>/{report.json, report.md, report.html, plots/*.svg}, and reports/latest -> <run name>
 
-Every number comes from a stage's `result.json`, `scores.json`, `metrics.jsonl` or `manifest.json`; nothing is computed
-twice. It is never cached: the same stages may belong to another run.
+Every number comes from a stage's `result.json` or `metrics.jsonl`; nothing is measured here but the machine and the
+size of the code. It is never cached: the same stages may belong to another run.
 """
 
 import json
@@ -29,7 +29,7 @@ from nanochat_core.specs import LaunchSpec, PipelineSpec
 LATEST = "latest"
 TRAINING_STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}  # model -> the stage that made it
 VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
-CPU_STAGES = ("download", "task_data", "tokenizer")
+CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_")  # how the names of those without a GPU begin
 PACKAGES = ("flows", "nanochat_core", "tasks_eval", "deployments")
 RECORDS_SHOWN = 2  # answers to show of each chat task
 
@@ -100,7 +100,7 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
 def header(spec: PipelineSpec, stages: Mapping[str, StageFiles], seconds: Mapping[str, float | None]) -> dict[str, Any]:
     """Return where, with what and for how long the run ran, and what that cost."""
     hardware = describe()
-    gpu_seconds = sum(seconds[name] or 0 for name in stages if name not in CPU_STAGES)
+    gpu_seconds = sum(seconds[name] or 0 for name in stages if not name.startswith(CPU_STAGES))
     return {
         "git_commit": git_commit(),
         "hardware": asdict(hardware) | {"summary": hardware.summary},
