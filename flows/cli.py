@@ -1,0 +1,202 @@
+"""The `nanochat` command. Prefect is imported only when a flow runs, after its environment has been prepared."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import environment, launch
+from nanochat_core import paths, recipes
+from nanochat_core.errors import NanochatError, SpecError, did_you_mean
+from nanochat_core.specs import DataSource, PipelineSpec, with_changes
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
+)
+console = Console(highlight=False)
+P = ParamSpec("P")
+R = TypeVar("R")
+PARTS = ("download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate")
+EXIT_INTERRUPTED = 130
+
+Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]
+Data = Annotated[str | None, typer.Option(help="source of the text: local, hub or path; default: the recipe's")]
+DataPath = Annotated[str | None, typer.Option(help="folder of parquet, jsonl or txt files, for --data path")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="a field, for example pretrain.model.depth=6; repeatable")
+]
+Force = Annotated[list[str] | None, typer.Option(help="a stage to run again although it is done; repeatable")]
+Ranks = Annotated[int | None, typer.Option(help="processes that train; default: one for each GPU, or one")]
+RunName = Annotated[str | None, typer.Option(help="name of the run and its report; default: recipe, depth and time")]
+
+
+def in_one_line(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a user can fix into one line and an exit code, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except NanochatError as error:
+            end(f"error: {error}", error.exit_code)
+        except KeyboardInterrupt:
+            end("Stopped. The same command continues where this one was.", EXIT_INTERRUPTED)
+
+    return wrapper
+
+
+def end(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+    raise typer.Exit(code)
+
+
+def parse_changes(items: list[str]) -> dict[str, Any]:
+    """Return {"a.b": value} of ["a.b=value"]; a value is JSON, else text. Raises SpecError for an item without "="."""
+    changes = {}
+    for item in items:
+        field, separator, text = item.partition("=")
+        if not separator:
+            raise SpecError(f"--set {item}: expected field=value, for example pretrain.model.depth=6.")
+        try:
+            changes[field.strip()] = json.loads(text)
+        except ValueError:
+            changes[field.strip()] = text
+    return changes
+
+
+def build_spec(
+    name: str,
+    *,
+    data: str | None,
+    data_path: str | None,
+    changes: list[str] | None,
+    force: list[str] | None = None,
+    nproc_per_node: int | None = None,
+    run_name: str | None = None,
+) -> PipelineSpec:
+    """Return the recipe with the options of the command line in it."""
+    for stage in force or []:
+        check_part(stage)
+    options = {"force": force, "launch.nproc_per_node": nproc_per_node, "run_name": run_name}
+    given = {field: value for field, value in options.items() if value}
+    return with_changes(
+        recipes.recipe(name, data=check_source(data), path=data_path), parse_changes(changes or []) | given
+    )
+
+
+def check_source(data: str | None) -> DataSource | None:
+    sources = get_args(DataSource)
+    if data is not None and data not in sources:
+        raise SpecError(f"Unknown --data {data!r}{did_you_mean(data, sources)}.")
+    return cast(DataSource | None, data)
+
+
+def check_part(stage: str) -> None:
+    if stage not in PARTS:
+        raise SpecError(f"Unknown stage {stage!r}{did_you_mean(stage, PARTS)}.")
+
+
+def check_runnable(spec: PipelineSpec) -> None:
+    """Refuse a spec that cannot run, before Prefect takes its seconds to start."""
+    if reason := recipes.unsupported(recipes.resolve(spec)):
+        raise SpecError(reason)
+
+
+@app.command()
+@in_one_line
+def run(
+    recipe: Recipe,
+    data: Data = None,
+    data_path: DataPath = None,
+    changes: Changes = None,
+    force: Force = None,
+    nproc_per_node: Ranks = None,
+    run_name: RunName = None,
+) -> None:
+    """Run the whole pipeline; what is done already is reused."""
+    spec = build_spec(
+        recipe,
+        data=data,
+        data_path=data_path,
+        changes=changes,
+        force=force,
+        nproc_per_node=nproc_per_node,
+        run_name=run_name,
+    )
+    check_runnable(spec)
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    from flows.pipeline import pipeline
+    from flows.summary import print_summary
+
+    print_summary(pipeline(spec), console)
+
+
+@app.command()
+@in_one_line
+def stage(
+    stage: Annotated[str, typer.Argument(help=f"one of: {', '.join(PARTS)}")],
+    recipe: Recipe,
+    data: Data = None,
+    data_path: DataPath = None,
+    changes: Changes = None,
+    force: Force = None,
+    nproc_per_node: Ranks = None,
+) -> None:
+    """Run one stage, and what it needs and is not there yet."""
+    check_part(stage)
+    spec = build_spec(
+        recipe, data=data, data_path=data_path, changes=changes, force=force, nproc_per_node=nproc_per_node
+    )
+    check_runnable(spec)
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    from flows.pipeline import STAGE_FLOWS
+    from flows.summary import stage_table
+
+    console.print(stage_table(STAGE_FLOWS[stage](spec)))
+
+
+@app.command()
+@in_one_line
+def plan(recipe: Recipe, data: Data = None, data_path: DataPath = None, changes: Changes = None) -> None:
+    """Show every number that derives from a recipe; nothing is run."""
+    spec = recipes.resolve(build_spec(recipe, data=data, data_path=data_path, changes=changes))
+    table = Table(
+        "", "value", title=f"{recipe}: {(recipes.RECIPES[recipe].__doc__ or '').strip()}", title_justify="left"
+    )
+    table.columns[1].justify = "right"
+    for name, value in recipes.plan(spec).items():
+        table.add_row(name, number(value))
+    console.print(table)
+    if reason := recipes.unsupported(spec):
+        console.print(f"Note: {reason}", markup=False)
+
+
+def number(value: Any) -> str:
+    """Return a number as people read it: 560,988,160 and 4.003e+19."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+@in_one_line
+def chat(
+    model: Annotated[
+        str | None, typer.Argument(help="base, mid, sft, rl, or a folder; default: the newest chat model")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="ask this one thing, print the answer and end")] = None,
+) -> None:
+    """Talk with a trained model in the terminal."""
+    from flows.model_ref import find_model
+
+    folders = find_model(model, paths.base_dir())
+    arguments = [str(folders.model), str(folders.tokenizer)]
+    launch.become("nanochat_core.inference.chat_cli", [*arguments, *(["--prompt", prompt] if prompt else [])])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,236 @@
+"""The one place where flows start processes: stages (through the guard), the terminal chat, git.
+
+A stage's stdout and stderr go straight into its log.txt, so it never waits for a reader; this process follows that file
+and metrics.jsonl while the stage runs.
+"""
+
+import functools
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.guard import STALL
+from nanochat_core.artifacts import read_json
+from nanochat_core.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, NanochatError, StageFailed
+from nanochat_core.hardware import usable_cores, visible_gpus
+from nanochat_core.specs import LaunchSpec
+
+PROJECT = Path(__file__).parent.parent
+POLL_SECONDS = 0.1
+LAST_LINES = 8
+SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "CREDENTIALS", "KEY", "AUTH"}
+HUB_TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
+TORCHRUN_NOISE = re.compile(r"^[EWI]\d{4} \d\d:\d\d:\d\d")  # torch's own log lines
+
+
+class FollowedFile:
+    """A text file that grows: `new_lines` returns the whole lines since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._rest = b""
+
+    def new_lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+
+@dataclass(frozen=True)
+class StageProcess:
+    """How to run one stage: `python -m module folder/spec.json`, under torchrun or not."""
+
+    name: str
+    module: str
+    folder: Path
+    launch: LaunchSpec
+    rendezvous_id: str
+    uses_torchrun: bool = False
+    keeps_hub_token: bool = False
+    stall_minutes: float | None = None
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks on this node: as asked, else one for each GPU, else one."""
+        if not self.uses_torchrun:
+            return 1
+        gpus = len(visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))) if self.launch.device in (None, "cuda") else 0
+        return self.launch.nproc_per_node or gpus or 1
+
+    @property
+    def command(self) -> list[str]:
+        stage = ["-m", self.module, str(self.folder / "spec.json")]
+        if not self.uses_torchrun:
+            return [sys.executable, *stage]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.num_ranks}"]
+        if self.launch.nnodes == 1:
+            return [*torchrun, "--standalone", *stage]
+        if not self.launch.rdzv_endpoint:
+            raise NanochatError("launch.nnodes > 1 needs launch.rdzv_endpoint, the host:port of the first machine.")
+        meeting = [f"--rdzv-endpoint={self.launch.rdzv_endpoint}", f"--rdzv-id={self.rendezvous_id}"]
+        return [*torchrun, f"--nnodes={self.launch.nnodes}", "--rdzv-backend=c10d", *meeting, *stage]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment without trackers, schedulers and secrets that a stage does not need."""
+        keep = HUB_TOKENS if self.keeps_hub_token else set()
+        environment = {name: value for name, value in os.environ.items() if name in keep or not is_private(name)}
+        threads = self.launch.threads_per_rank or max(1, usable_cores() // self.num_ranks)
+        search_path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment |= {
+            "NANOCHAT_BASE_DIR": str(self.folder.parents[2]),
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
+            "PYTHONPATH": os.pathsep.join(search_path),
+            "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
+            "PYTHONUNBUFFERED": "1",
+        }
+        return environment | ({"NANOCHAT_DEVICE": self.launch.device} if self.launch.device else {})
+
+    def run(
+        self,
+        on_metrics: Callable[[list[dict[str, Any]]], None],
+        logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]",
+        *,
+        held_locks: Sequence[int] = (),
+    ) -> None:
+        """Run the stage to its end; returns where it left a result. `on_metrics` gets the new lines of metrics.jsonl.
+
+        Raises NanochatError for bad input and StageFailed for all else (pre-empted, crashed, stalled). The guard
+        inherits the descriptors `held_locks`, so these locks are held until the last process is gone.
+        """
+        for name in ("result.json", "exit.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        log, metrics = FollowedFile(self.folder / "log.txt"), FollowedFile(self.folder / "metrics.jsonl")
+        log_start = log.path.stat().st_size if log.path.exists() else 0
+        has_stalled = False
+        with guarded(self.command, self.folder, environment=self.environment, held_locks=held_locks) as guard:
+            last_metric = time.monotonic()
+            for is_last_look in looks(guard):
+                for line in log.new_lines():
+                    logger.debug("%s", line[:2000])
+                if lines := [json.loads(line) for line in metrics.new_lines()]:
+                    last_metric = time.monotonic()
+                    on_metrics(lines)
+                seconds = time.monotonic() - last_metric
+                if self.stall_minutes and seconds > 60 * self.stall_minutes and not (has_stalled or is_last_look):
+                    has_stalled = True
+                    send(guard, STALL)
+        self._check(guard.returncode, has_stalled, log_start)
+
+    def _check(self, code: int, has_stalled: bool, log_start: int) -> None:
+        """Raise what the stage's end means; return where it is a success."""
+        log = self.folder / "log.txt"
+        if has_stalled:
+            raise StageFailed(
+                f"{self.name} wrote no metric for {self.stall_minutes:g} minutes and was stopped; the stacks of its "
+                f"processes are in {log}. The same command continues it; runtime.stall_minutes sets the limit."
+            )
+        if (self.folder / "exit.json").exists():
+            message = f"{self.name}: {read_json(self.folder / 'exit.json')['message']}"
+            if code == EXIT_BAD_INPUT:
+                raise NanochatError(message)
+            again = " The same command continues it." if code == EXIT_PREEMPTED else ""
+            raise StageFailed(message + again, code)
+        if code != 0 or not (self.folder / "result.json").exists():
+            raise StageFailed(
+                f"{self.name} crashed (exit code {code}). The last lines of {log}:\n{last_lines(log, log_start)}\n"
+                "The same command continues it from its last checkpoint.",
+                code or 1,
+            )
+
+
+def is_private(name: str) -> bool:
+    """Tell whether an environment variable is not a stage's business.
+
+    >>> [is_private(name) for name in ("MLFLOW_RUN_ID", "AWS_SECRET_ACCESS_KEY", "TOKENIZERS_PARALLELISM", "HF_HOME")]
+    [True, True, False, False]
+    """
+    return name.startswith(("MLFLOW_", "PREFECT_")) or bool(SECRET_WORDS & set(name.upper().split("_")))
+
+
+@contextmanager
+def guarded(
+    command: list[str], folder: Path, *, environment: dict[str, str], held_locks: Sequence[int]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start `command` under a guard in `folder`; on leaving, however that happens, wait until all of it is gone."""
+    with open(folder / "log.txt", "ab") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        log.flush()
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "flows.guard", str(folder), *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=environment,
+            pass_fds=tuple(held_locks),
+            start_new_session=True,  # Ctrl-C reaches us alone, and through the pipe the guard stops all in order
+        )
+    assert guard.stdin is not None
+    try:
+        yield guard
+    finally:
+        guard.stdin.close()
+        guard.wait()
+
+
+def looks(guard: "subprocess.Popen[bytes]") -> Iterator[bool]:
+    """Yield False every POLL_SECONDS while the guard runs, and once True after its end."""
+    while True:
+        try:
+            guard.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            yield False
+        else:
+            yield True
+            return
+
+
+def send(guard: "subprocess.Popen[bytes]", word: bytes) -> None:
+    assert guard.stdin is not None
+    guard.stdin.write(word + b"\n")
+    guard.stdin.flush()
+
+
+def last_lines(log: Path, start: int) -> str:
+    """Return the last lines of the log from byte `start` on, up to torchrun's own account of the failure."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()[1:]
+    report = next(
+        (i for i, line in enumerate(lines) if line.startswith("E") and TORCHRUN_NOISE.match(line)), len(lines)
+    )
+    lines = [line for line in lines[:report] if line.strip() and not TORCHRUN_NOISE.match(line)]
+    return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
+
+
+def become(module: str, arguments: Sequence[str]) -> None:
+    """Replace this process by `python -m module arguments`, which then owns the terminal. Does not return."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Return the short commit of this project, with "-dirty" for uncommitted changes; None outside of git."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

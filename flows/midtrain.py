@@ -1,0 +1,51 @@
+"""Mid-training: the base model learns the shape of a chat. Recipes without it go from pretraining to SFT."""
+
+from prefect import flow
+
+from flows.download import TASK_DATA
+from flows.pipeline_run import make_stages
+from flows.pretrain import PRETRAIN
+from flows.stage import Stage, StageOutcome, StageParams
+from flows.train_tokenizer import TOKENIZER
+from nanochat_core import specs
+from nanochat_core.errors import SpecError
+from nanochat_core.recipes_demo import demo
+from nanochat_core.specs import FinetuneSpec, PipelineSpec, RLSpec
+
+
+def chat_part(spec: PipelineSpec, part: specs.Stage) -> FinetuneSpec | RLSpec:
+    """Return the spec of midtrain, sft or rl; raises SpecError where the recipe leaves the stage out."""
+    value: FinetuneSpec | RLSpec | None = getattr(spec, part)
+    if value is None:
+        raise SpecError(f"The recipe {spec.recipe} has no stage {part}: choose another stage, or fill {part} in.")
+    return value
+
+
+def conversations_for(part: specs.Stage) -> Stage:
+    """Return the stage that renders the conversations of midtrain, sft or rl."""
+    return Stage(
+        name=f"conversations_{part}",
+        part=part,
+        module="tasks_eval.build_conversations",
+        version=1,
+        params=lambda spec: StageParams.of(chat_part(spec, part).conversations),
+        inputs=lambda spec: {"tokenizer": TOKENIZER, "task_data": TASK_DATA},
+    )
+
+
+CONVERSATIONS = conversations_for("midtrain")
+MIDTRAIN = Stage(
+    name="midtrain",
+    part="midtrain",
+    module="nanochat_core.stages.midtrain",
+    version=1,
+    params=lambda spec: StageParams.of(chat_part(spec, "midtrain"), exclude=["conversations"]),
+    inputs=lambda spec: {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": PRETRAIN},
+    uses_torchrun=True,
+)
+
+
+@flow(name="midtrain", flow_run_name="midtrain-{spec.recipe}-d{spec.pretrain.model.depth}")
+def midtrain(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
+    """Mid-train the base model."""
+    return make_stages(spec, [MIDTRAIN])

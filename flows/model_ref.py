@@ -1,0 +1,67 @@
+"""From the name that a user gives a model to a folder; the rest of the project sees folders only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.pipeline_run import NEWEST
+from nanochat_core import artifacts, paths
+from nanochat_core.errors import ArtifactError, SpecError, did_you_mean
+
+STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}
+CHAT_MODELS = ("rl", "sft", "mid")  # the newest first
+
+
+@dataclass(frozen=True)
+class ModelFolders:
+    """Where a model lies, and the tokenizer that it was trained with."""
+
+    model: Path
+    tokenizer: Path
+
+
+def find_model(reference: str | None, base: Path) -> ModelFolders:
+    """Return the folders of `base|mid|sft|rl` (newest run) or of an artifact folder; None is the newest chat model.
+
+    Raises SpecError for a name that means nothing, ArtifactError for a model that is not there.
+    """
+    if reference is None:
+        return _folders(_newest_chat_model(base))
+    if reference.startswith("models:/"):
+        raise SpecError(f"{reference}: models of the MLflow registry come with the registry; use base, mid, sft or rl.")
+    if reference in STAGES:
+        return _folders(_of_newest_run(reference, base))
+    if Path(reference).is_dir():
+        return _folders(Path(reference).absolute())
+    raise SpecError(f"{reference!r} is no model and no artifact folder{did_you_mean(reference, STAGES)}.")
+
+
+def _newest_folders(base: Path) -> dict[str, str]:
+    if not (base / NEWEST).exists():
+        raise ArtifactError(f"There is no model in {base} yet: `nanochat run demo` trains one.")
+    folders: dict[str, str] = artifacts.read_json(base / NEWEST)["folders"]
+    return folders
+
+
+def _newest_chat_model(base: Path) -> Path:
+    folders = _newest_folders(base)
+    for name in CHAT_MODELS:
+        if STAGES[name] in folders:
+            return paths.artifacts_dir(base) / folders[STAGES[name]]
+    raise ArtifactError("The newest run has no chat model yet: run it to its end, or name a model's folder.")
+
+
+def _of_newest_run(name: str, base: Path) -> Path:
+    folders = _newest_folders(base)
+    if STAGES[name] not in folders:
+        made = [known for known, stage in STAGES.items() if stage in folders]
+        raise ArtifactError(f"The newest run has no model {name!r} (it has: {', '.join(made) or 'none'}).")
+    return paths.artifacts_dir(base) / folders[STAGES[name]]
+
+
+def _folders(model: Path) -> ModelFolders:
+    manifest = artifacts.read_manifest(model)
+    if manifest is None:
+        raise ArtifactError(f"{model} holds no finished stage (no manifest.json): run its stage to the end first.")
+    if "tokenizer" not in manifest.inputs:
+        raise ArtifactError(f"{model} holds the output of {manifest.stage}, which is no model.")
+    return ModelFolders(model, artifacts.StageFolder(model).input("tokenizer"))

@@ -1,0 +1,55 @@
+"""The whole DAG, from raw text to a report on a chat model. What is finished is reused, what is not goes on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows import evaluate
+from flows.download import DOWNLOAD, TASK_DATA, download
+from flows.midtrain import MIDTRAIN, midtrain
+from flows.pipeline_run import PipelineRun
+from flows.pretrain import PRETRAIN, pretrain
+from flows.rl import RL, rl
+from flows.sft import SFT, sft
+from flows.stage import StageOutcome
+from flows.train_tokenizer import TOKENIZER, train_tokenizer
+from nanochat_core.recipes_demo import demo
+from nanochat_core.specs import PipelineSpec
+
+STAGE_FLOWS = {
+    "download": download,
+    "task_data": download,
+    "tokenizer": train_tokenizer,
+    "pretrain": pretrain,
+    "midtrain": midtrain,
+    "sft": sft,
+    "rl": rl,
+    "evaluate": evaluate.evaluate,
+}
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a run has made or reused, in order, and the folder of its report."""
+
+    run_name: str
+    outcomes: list[StageOutcome]
+    report: Path
+
+
+@flow(name="nanochat", flow_run_name="{spec.recipe}-d{spec.pretrain.model.depth}")
+def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - frozen; it fills the form in the UI
+    """Make a chat model from raw text, evaluate it at every stage, and write the report."""
+    with PipelineRun(spec) as run:
+        run.make(DOWNLOAD, TASK_DATA, TOKENIZER)
+        run.make(PRETRAIN, evaluate.BASE)
+        if spec.midtrain:
+            run.make(MIDTRAIN, evaluate.MID)
+        run.make(SFT, evaluate.CHAT)
+        if spec.rl:
+            run.make(RL, evaluate.AFTER_RL)
+        report = run.report()
+    create_markdown_artifact((report / "report.md").read_text(), key="report", description=run.name)
+    return PipelineResult(run.name, list(run.outcomes.values()), report)

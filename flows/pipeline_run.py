@@ -1,0 +1,135 @@
+"""One run of the pipeline, or of a part of it: goes from stage to stage, and tells the terminal and MLflow."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from flows import environment, launch
+from flows.progress import StageProgress, say
+from flows.stage import Job, Stage, StageOutcome, perform
+from flows.tracking import StageTrack, Tracker
+from nanochat_core import artifacts, paths, recipes
+from nanochat_core.errors import SpecError
+from nanochat_core.specs import PipelineSpec
+
+NEWEST = "newest_run.json"
+
+
+@dataclass
+class Watch:
+    """Passes what happens in a stage on to the progress bar and to the tracker."""
+
+    progress: StageProgress
+    track: StageTrack
+
+    def started(self) -> str | None:
+        self.progress.start()
+        return self.track.start()
+
+    def measured(self, lines: list[dict[str, Any]]) -> None:
+        self.progress.update(lines)
+        self.track.log(lines)
+
+
+class PipelineRun:
+    """Makes stages, each at most once, their inputs first. A context manager: on leaving, MLflow has all of it.
+
+    Raises SpecError for a spec that does not fit together, or that cannot be run yet.
+    """
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self.spec = recipes.resolve(spec)
+        if reason := recipes.unsupported(self.spec):
+            raise SpecError(reason)
+        self.name = run_name(self.spec)
+        self.base = paths.base_dir()
+        self.outcomes: dict[str, StageOutcome] = {}
+        environment.prepare(self.base)
+        self._tracker = Tracker(self.base, self.name, spec=self.spec, tags=self._tags())
+
+    def _tags(self) -> dict[str, str]:
+        tags = {
+            "recipe": self.spec.recipe,
+            "git_commit": launch.git_commit() or "unknown",
+            "prefect_flow_run_id": str(flow_run.id or ""),
+        }
+        return {name: value for name, value in tags.items() if value}
+
+    def __enter__(self) -> "PipelineRun":
+        self._tracker.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._tracker.finish("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def make(self, *stages: Stage) -> None:
+        """Make the stages, in order, and whatever of their inputs is missing."""
+        for stage in stages:
+            self.outcome(stage)
+
+    def outcome(self, stage: Stage) -> StageOutcome:
+        """Return the finished stage, making it and its inputs where they are not there yet."""
+        if stage.name not in self.outcomes:
+            inputs = {name: self.outcome(source) for name, source in stage.inputs(self.spec).items()}
+            self.outcomes[stage.name] = self._perform(stage, inputs)
+            self._remember()
+        return self.outcomes[stage.name]
+
+    def _perform(self, stage: Stage, inputs: dict[str, StageOutcome]) -> StageOutcome:
+        track = self._tracker.stage(stage.name)
+        with StageProgress(stage.name) as progress:
+            is_forced = stage.part in self.spec.force
+            job = Job(stage, self.spec, self.base, inputs, Watch(progress, track), is_forced=is_forced)
+            track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
+            try:
+                outcome = perform(job)
+            except BaseException:
+                track.fail()
+                raise
+        track.finish(outcome)
+        self._tell(outcome)
+        return outcome
+
+    def _tell(self, outcome: StageOutcome) -> None:
+        now = launch.git_commit()
+        if not outcome.is_cached:
+            say(f"{outcome.stage}: done in {outcome.seconds:.0f} s")
+        elif outcome.git_commit != now:
+            note = f"{outcome.stage}: cached by {outcome.git_commit}, now {now}; --force to redo"
+            get_run_logger().info(note)
+            say(note)
+
+    def _remember(self) -> None:
+        """Write down what the newest run has made so far: what `sft` means as a model's name (flows/model_ref.py)."""
+        root = paths.artifacts_dir(self.base)
+        folders = {name: outcome.folder.relative_to(root).as_posix() for name, outcome in self.outcomes.items()}
+        artifacts.write_json(self.base / NEWEST, {"run_name": self.name, "folders": folders})
+
+    def report(self) -> Path:
+        """Write the report of all that this run made or reused, and return its folder."""
+        from flows.report import report  # draws plots: not every flow needs that
+
+        folder = report(self.base, self.spec, list(self.outcomes.values()), self.name)
+        self._tracker.log_files([folder / name for name in ("report.md", "report.json", "report.html")])
+        return folder
+
+
+def run_name(spec: PipelineSpec) -> str:
+    """Return the spec's run name, else recipe, depth and time. Raises SpecError for one that cannot name a folder."""
+    name = spec.run_name or f"{spec.recipe}-d{spec.pretrain.model.depth}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if name == "latest" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise SpecError(f"run_name {name!r} cannot name a folder: use letters, digits, '.', '_' and '-'.")
+    return name
+
+
+def make_stages(spec: PipelineSpec, stages: Sequence[Stage]) -> list[StageOutcome]:
+    """Make some stages and what they need, as a run of its own; return all outcomes."""
+    with PipelineRun(spec) as run:
+        run.make(*stages)
+    return list(run.outcomes.values())

@@ -1,0 +1,28 @@
+"""Reinforcement learning on questions that a reward can grade, from the SFT model."""
+
+from prefect import flow
+
+from flows.midtrain import chat_part, conversations_for
+from flows.pipeline_run import make_stages
+from flows.sft import SFT
+from flows.stage import Stage, StageOutcome, StageParams
+from flows.train_tokenizer import TOKENIZER
+from nanochat_core.recipes_demo import demo
+from nanochat_core.specs import PipelineSpec
+
+CONVERSATIONS = conversations_for("rl")
+RL = Stage(
+    name="rl",
+    part="rl",
+    module="nanochat_core.stages.rl",
+    version=1,
+    params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=["conversations"]),
+    inputs=lambda spec: {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": SFT},
+    uses_torchrun=True,
+)
+
+
+@flow(name="rl", flow_run_name="rl-{spec.recipe}-d{spec.pretrain.model.depth}")
+def rl(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
+    """Improve the chat model by its own graded answers."""
+    return make_stages(spec, [RL])

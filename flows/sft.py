@@ -1,0 +1,35 @@
+"""Supervised fine-tuning: the chat model, from the mid-trained one, or from the base where there is no other."""
+
+from prefect import flow
+
+from flows.midtrain import MIDTRAIN, chat_part, conversations_for
+from flows.pipeline_run import make_stages
+from flows.pretrain import PRETRAIN
+from flows.stage import Stage, StageOutcome, StageParams
+from flows.train_tokenizer import TOKENIZER
+from nanochat_core.recipes_demo import demo
+from nanochat_core.specs import PipelineSpec
+
+CONVERSATIONS = conversations_for("sft")
+
+
+def sft_inputs(spec: PipelineSpec) -> dict[str, Stage]:
+    model = PRETRAIN if spec.midtrain is None else MIDTRAIN
+    return {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": model}
+
+
+SFT = Stage(
+    name="sft",
+    part="sft",
+    module="nanochat_core.stages.sft",
+    version=1,
+    params=lambda spec: StageParams.of(chat_part(spec, "sft"), exclude=["conversations"]),
+    inputs=sft_inputs,
+    uses_torchrun=True,
+)
+
+
+@flow(name="sft", flow_run_name="sft-{spec.recipe}-d{spec.pretrain.model.depth}")
+def sft(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
+    """Fine-tune the chat model."""
+    return make_stages(spec, [SFT])

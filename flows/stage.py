@@ -1,0 +1,225 @@
+"""What "a cached stage" is: its declaration, its fingerprint, and the Prefect task that makes or reuses its output.
+
+    Stage + PipelineSpec + digests of the inputs -> fingerprint -> artifacts/<stage>/<fingerprint[:16]>/ -> manifest
+
+The cache key is the fingerprint and nothing of the file system; the manifest holds the truth about the bytes. A hit of
+Prefect's cache counts only while the manifest on disk verifies, and a lost record of Prefect's costs nothing.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect import task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+
+from flows import launch, locks
+from nanochat_core import artifacts, paths, specs
+from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
+from nanochat_core.specs import PipelineSpec, Spec
+
+
+@dataclass(frozen=True)
+class StageParams:
+    """What a stage is told (`full`), and the part of it that changes its output (`output`), which is fingerprinted."""
+
+    full: dict[str, Any]
+    output: dict[str, Any]
+
+    @classmethod
+    def of(cls, spec: Spec, *, exclude: Sequence[str] = (), **extra: Any) -> "StageParams":
+        """Take all fields of `spec` but `exclude`; `extra` goes into both."""
+        full = spec.model_dump(mode="json", exclude=set(exclude)) | extra
+        return cls(full, json.loads(json.dumps(spec.output_params(exclude=frozenset(exclude)) | extra)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of artifact. Raise `version` when a change of the code alters what it makes from the same input."""
+
+    name: str
+    part: specs.Stage  # the field of PipelineSpec that it belongs to: what --force and `nanochat stage` call it
+    module: str
+    version: int
+    params: Callable[[PipelineSpec], StageParams]
+    inputs: Callable[[PipelineSpec], dict[str, "Stage"]] = lambda spec: {}
+    uses_torchrun: bool = False
+    reads_hub: bool = False
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """A finished stage. `folder` is absolute; `seconds` is what it took in this run; `state` is Prefect's."""
+
+    stage: str
+    folder: Path
+    digest: str
+    is_cached: bool
+    seconds: float
+    git_commit: str | None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    state: str = ""
+
+
+class Observer(Protocol):
+    """Who watches a stage that is really run: the progress bar, the tracker."""
+
+    def started(self) -> str | None:
+        """The stage's process is about to start; returns the id of its tracking run, where there is one."""
+        ...
+
+    def measured(self, lines: list[dict[str, Any]]) -> None:
+        """New lines of metrics.jsonl."""
+        ...
+
+
+@dataclass
+class Job:
+    """One stage with all that it is made from. `has_run` tells whether a process was started for it."""
+
+    stage: Stage
+    spec: PipelineSpec
+    base: Path
+    inputs: dict[str, StageOutcome]
+    observer: Observer
+    is_forced: bool = False
+    has_run: bool = False
+
+    @cached_property
+    def params(self) -> StageParams:
+        return self.stage.params(self.spec)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return artifacts.fingerprint_of(self.stage.name, self.stage.version, self.params.output, self.input_digests)
+
+    @property
+    def input_digests(self) -> dict[str, str]:
+        return {name: outcome.digest for name, outcome in self.inputs.items()}
+
+    @property
+    def folder(self) -> Path:
+        return paths.artifacts_dir(self.base) / self.stage.name / self.fingerprint[:16]
+
+    @property
+    def request(self) -> StageRequest:
+        root = paths.artifacts_dir(self.base)
+        return StageRequest(
+            stage=self.stage.name,
+            version=self.stage.version,
+            fingerprint=self.fingerprint,
+            params=self.params.full,
+            inputs={name: outcome.folder.relative_to(root).as_posix() for name, outcome in self.inputs.items()},
+            input_digests=self.input_digests,
+        )
+
+    def valid_manifest(self) -> Manifest | None:
+        """Return the manifest if the stage is finished and its outputs are as they were written."""
+        manifest = artifacts.read_manifest(self.folder)
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        return None if artifacts.damaged_files(self.folder, manifest) else manifest
+
+
+def cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Return the key of the stage's record in Prefect's cache."""
+    job = parameters["job"]
+    return f"stage-{job.stage.name}-{job.fingerprint}"
+
+
+@task(
+    task_run_name="{job.stage.name}",
+    persist_result=True,
+    result_serializer="json",
+    cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key),
+)
+def make(job: Job) -> dict[str, Any]:
+    """Return {"folder", "digest", "metrics"} of the finished stage, running it where it is not finished."""
+    logger = get_run_logger()
+    with locks.hold(job.folder / ".lock", on_wait=logger.warning) as folder_lock:
+        manifest = None if job.is_forced else job.valid_manifest()
+        if manifest is None:
+            prepare_folder(job)
+            manifest = run(job, folder_lock)
+    folder = job.folder.relative_to(paths.artifacts_dir(job.base)).as_posix()
+    return {"folder": folder, "digest": manifest.digest, "metrics": manifest.metrics}
+
+
+def perform(job: Job) -> StageOutcome:
+    """Run the stage's task, or reuse its output if that is still whole. Raises StageFailed or another NanochatError."""
+    started = time.monotonic()
+    manifest = job.valid_manifest()
+    is_hit = manifest is not None and not job.is_forced
+    # refresh_cache=False would override PREFECT_TASKS_REFRESH_CACHE, so it is set only where it is True.
+    stage_task = make if is_hit else make.with_options(refresh_cache=True)
+    state = stage_task(job, return_state=True)
+    state.result()  # raises what the task raised
+    manifest = job.valid_manifest()
+    assert manifest is not None, f"{job.folder} was finished a moment ago"
+    return StageOutcome(
+        stage=job.stage.name,
+        folder=job.folder,
+        digest=manifest.digest,
+        is_cached=not job.has_run,
+        seconds=time.monotonic() - started,
+        git_commit=manifest.git_commit,
+        metrics=dict(manifest.metrics),
+        fingerprint=job.fingerprint,
+        state=state.name or "",
+    )
+
+
+def prepare_folder(job: Job) -> None:
+    """Leave in the folder only what the stage may continue from: nothing when forced, and no damaged output."""
+    manifest = artifacts.read_manifest(job.folder)
+    (job.folder / "manifest.json").unlink(missing_ok=True)
+    if job.is_forced:
+        for path in job.folder.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif manifest is not None:
+        for problem in artifacts.damaged_files(job.folder, manifest):
+            get_run_logger().warning("%s: %s; the stage runs again", job.folder, problem)
+            drop_output(job.folder, problem.split(" ", 1)[0])
+    artifacts.write_json(job.folder / "spec.json", job.request.model_dump(mode="json"))
+
+
+def drop_output(folder: Path, name: str) -> None:
+    """Remove a damaged output; of a checkpoint, all of it, so that training continues from an earlier one."""
+    parts = Path(name).parts
+    if parts[0] == "checkpoints" and len(parts) > 2:
+        shutil.rmtree(folder / parts[0] / parts[1], ignore_errors=True)
+    else:
+        (folder / name).unlink(missing_ok=True)
+
+
+def run(job: Job, folder_lock: int) -> Manifest:
+    """Run the stage's process in its folder and finish it with a manifest. One torchrun at a time on a node."""
+    job.has_run = True
+    logger = get_run_logger()
+    process = launch.StageProcess(
+        name=job.stage.name,
+        module=job.stage.module,
+        folder=job.folder,
+        launch=job.spec.launch,
+        rendezvous_id=job.fingerprint[:16],
+        uses_torchrun=job.stage.uses_torchrun,
+        keeps_hub_token=job.stage.reads_hub,
+        stall_minutes=(job.params.full.get("runtime") or {}).get("stall_minutes"),
+    )
+    if job.stage.uses_torchrun:
+        with locks.hold(paths.locks_dir(job.base) / "train.lock", on_wait=logger.warning) as train_lock:
+            mlflow_run_id = job.observer.started()
+            process.run(job.observer.measured, logger, held_locks=(folder_lock, train_lock))
+    else:
+        mlflow_run_id = job.observer.started()
+        process.run(job.observer.measured, logger, held_locks=(folder_lock,))
+    return artifacts.finish(StageFolder(job.folder), git_commit=launch.git_commit(), mlflow_run_id=mlflow_run_id)

@@ -1,0 +1,24 @@
+"""The tokenizer, learned from the pretraining text."""
+
+from prefect import flow
+
+from flows.download import DOWNLOAD
+from flows.pipeline_run import make_stages
+from flows.stage import Stage, StageOutcome, StageParams
+from nanochat_core.recipes_demo import demo
+from nanochat_core.specs import PipelineSpec
+
+TOKENIZER = Stage(
+    name="tokenizer",
+    part="tokenizer",
+    module="nanochat_core.stages.tokenizer",
+    version=1,
+    params=lambda spec: StageParams.of(spec.tokenizer),
+    inputs=lambda spec: {"text": DOWNLOAD},
+)
+
+
+@flow(name="train-tokenizer", flow_run_name="train-tokenizer-{spec.recipe}-d{spec.pretrain.model.depth}")
+def train_tokenizer(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
+    """Train the tokenizer."""
+    return make_stages(spec, [TOKENIZER])
