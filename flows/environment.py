@@ -29,3 +29,4 @@ def prepare(base: Path, *, is_terminal: bool = False) -> None:
         defaults |= TERMINAL
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # its server makes no parent folders, and dies
