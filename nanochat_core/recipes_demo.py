@@ -40,10 +40,10 @@ def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
             model=ModelSpec(depth=4, n_embd=128, n_head=4, sequence_len=256 if is_hub else 128),
             precision="fp32",
             total_batch_tokens=2048,
-            steps=400,
+            steps=500,
             validation_every=100,
             validation_tokens=65_536,
-            sample_every=200,
+            sample_every=250,
             runtime=RUNTIME,
         ),
         midtrain=_hub_midtrain() if is_hub else _local_midtrain(),
@@ -55,36 +55,40 @@ def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
 
 def _local_midtrain() -> FinetuneSpec:
     return FinetuneSpec(
-        conversations=_conversations(200, Arithmetic=8000, Spelling=24_000, CountLetters=2000, Facts=1000),
+        conversations=_conversations(
+            200, Arithmetic=5000, Spelling=16_000, CountLetters=2000, Facts=1000, Greetings=50
+        ),
         batching="stream",
         batch_rows=16,
-        steps=500,
-        validation_every=100,
+        steps=280,
+        validation_every=140,
         runtime=RUNTIME,
     )
 
 
 def _local_sft() -> FinetuneSpec:
     return FinetuneSpec(
-        conversations=_conversations(200, Arithmetic=4000, Spelling=16_000, CountLetters=1000, Facts=1000),
-        optimizer=OptimizerSpec(lr_scale=0.5, warmdown_ratio=0.8),
+        conversations=_conversations(200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20),
+        optimizer=OptimizerSpec(lr_scale=0.3, warmdown_ratio=0.8),
         batch_rows=32,
-        steps=400,
-        validation_every=100,
+        steps=120,
+        validation_every=60,
         runtime=RUNTIME,
     )
 
 
 def _local_rl() -> RLSpec:
+    """Practise what SFT hardly showed: three large operands, where the model has to copy more than it is used to."""
     return RLSpec(
-        conversations=_conversations(256, Spelling=2000),
-        questions_per_step=16,
+        conversations=_conversations(256, LongArithmetic=4000),
+        optimizer=OptimizerSpec(lr_scale=0.2, warmdown_ratio=1.0, grad_clip=None),
+        questions_per_step=32,
         samples_per_question=8,
         max_new_tokens=48,
-        steps=30,
+        steps=20,
         eval_questions=256,
         eval_samples=4,
-        eval_every=30,
+        eval_every=20,
         runtime=RUNTIME.model_copy(update={"log_every": 1, "checkpoint_every": 10}),
     )
 
@@ -93,7 +97,7 @@ def _local_evaluate() -> EvaluateSpec:
     return EvaluateSpec(
         core_examples=0,
         bpb_tokens=65_536,
-        chat_tasks=("Arithmetic", "Spelling", "CountLetters", "Facts"),
+        chat_tasks=("Arithmetic", "LongArithmetic", "Spelling", "CountLetters", "Facts"),
         chat_examples=500,
         max_new_tokens=64,
     )

@@ -1,5 +1,7 @@
 """Arithmetic: sums of two and three whole numbers, worked out with the calculator. Generated; needs no data.
 
+LongArithmetic is the same with three operands as large as those of two: more to copy than SFT shows, for RL to practise.
+
 Question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84». Which operands belong to testing is
 decided by a hash of the sorted operands, so a question and its mirror image are never in both splits.
 """
@@ -14,6 +16,7 @@ from tasks_eval.task import Split, Task
 VERSION = 1
 SIZES: dict[Split, int] = {"train": 100_000, "test": 5_000}
 LARGEST = {2: 100, 3: 20}  # largest operand, by number of operands
+LARGEST_OF_LONG = 100
 OPERATORS = "+-*"
 WORDS = {"+": "plus", "-": "minus", "*": "times"}
 PHRASINGS = (
@@ -33,10 +36,23 @@ def make(data: TaskData, split: Split) -> Task:
     return Task("Arithmetic", "generative", split, SIZES[split], example, grading="final_number", version=VERSION)
 
 
+def make_long(data: TaskData, split: Split) -> Task:
+    def example(index: int) -> Conversation:
+        rng = random.Random(f"long arithmetic {split} {index}")
+        return worked_example(rng, draw_operands(rng, split, count=3, largest=LARGEST_OF_LONG))
+
+    return Task("LongArithmetic", "generative", split, SIZES[split], example, grading="final_number", version=VERSION)
+
+
 def arithmetic_example(index: int, split: Split) -> Conversation:
     """Return example number `index`: a function of its arguments alone."""
     rng = random.Random(f"arithmetic {split} {index}")
-    operands = draw_operands(rng, split)
+    count = 3 if rng.random() < 0.25 else 2
+    return worked_example(rng, draw_operands(rng, split, count=count, largest=LARGEST[count]))
+
+
+def worked_example(rng: random.Random, operands: list[int]) -> Conversation:
+    """Return a question over the operands, phrased at random, and its answer through the calculator."""
     operators = [rng.choice(OPERATORS) for _ in operands[1:]]
     expression = join(operands, operators)
     result = str(evaluate(operands, operators))
@@ -51,11 +67,10 @@ def arithmetic_example(index: int, split: Split) -> Conversation:
     return {"messages": messages, "answer": result, "operands": operands}
 
 
-def draw_operands(rng: random.Random, split: Split) -> list[int]:
-    """Return two operands (three in a quarter of all cases) that belong to `split`."""
-    count = 3 if rng.random() < 0.25 else 2
+def draw_operands(rng: random.Random, split: Split, *, count: int, largest: int) -> list[int]:
+    """Return `count` operands of 0 to `largest` that belong to `split`."""
     while True:
-        operands = [rng.randint(0, LARGEST[count]) for _ in range(count)]
+        operands = [rng.randint(0, largest) for _ in range(count)]
         if split_of(operands_key(operands)) == split:
             return operands
 

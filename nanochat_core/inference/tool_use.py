@@ -41,7 +41,9 @@ class Row:
         self.is_done = max_new_tokens < 1
 
     def take(self, sampled: int) -> int:
-        """Append the forced token if there is one, else `sampled`, and return the token that was appended."""
+        """Append the forced token if there is one, else `sampled`, and return it; a row that is done stays as it is."""
+        if self.is_done:
+            return sampled
         token = self._forced.popleft() if self._forced else sampled
         is_forced = len(self.ids) < len(self.mask)
         self.ids.append(token)

@@ -109,9 +109,9 @@ class GPT(nn.Module):
     def rotary(self, length: int) -> tuple[Tensor, Tensor]:
         """Return cos and sin, (length, D/2) each, from a table that grows as needed."""
         if self._rotary is None or self._rotary[0].size(0) < length or self._rotary[0].device != self.device:
-            self._rotary = rotary_tables(
-                max(length, self.spec.sequence_len), self.spec.n_embd // self.spec.n_head, self.device
-            )
+            size = max(length, self.spec.sequence_len)
+            with torch.inference_mode(False):  # the engine may come first; training must be able to use the table too
+                self._rotary = rotary_tables(size, self.spec.n_embd // self.spec.n_head, self.device)
         cos, sin = self._rotary
         return cos[:length], sin[:length]
 
