@@ -78,15 +78,15 @@ def _local_sft() -> FinetuneSpec:
 
 
 def _local_rl() -> RLSpec:
-    """Practise what SFT hardly showed: three large operands, where the model has to copy more than it is used to."""
+    """Practise what SFT hardly showed: three large operands; short sums stay in, so that they are not forgotten."""
     return RLSpec(
-        conversations=_conversations(256, LongArithmetic=4000),
+        conversations=_conversations(384, LongArithmetic=3000, Arithmetic=1000),
         optimizer=OptimizerSpec(lr_scale=0.2, warmdown_ratio=1.0, grad_clip=None),
         questions_per_step=32,
         samples_per_question=8,
         max_new_tokens=48,
         steps=20,
-        eval_questions=256,
+        eval_questions=384,
         eval_samples=4,
         eval_every=20,
         runtime=RUNTIME.model_copy(update={"log_every": 1, "checkpoint_every": 10}),
