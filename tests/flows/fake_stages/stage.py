@@ -1,0 +1,63 @@
+"""A stage that makes a few bytes out of its parameters and inputs, resumes like a training stage, and fails on demand.
+
+$FAKE_LOG names a file that gets a line for each process, $FAKE_FAIL_STAGE the stage that fails half-way, in the way
+that $FAKE_FAILURE says: crash, input, preempted, hang.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from nanochat_core.artifacts import StageFolder, run_stage
+from nanochat_core.errors import DataError, Preempted
+from nanochat_core.metrics import MetricsWriter
+
+STEPS = 4
+DETAILS = {"tasks": {}, "chatcore": {"value": None, "tasks": []}, "core": {}, "samples": []}
+METRICS = {
+    "pretrain": {"val_bpb_first": 4.0, "val_bpb_last": 2.0, "bigram_bpb": 3.0},
+    "rl": {"steps": 4, "reward_before": 0.25, "reward_after": 0.5, "reward_gain_low": 0.125},
+}
+
+
+def work(folder: StageFolder) -> None:
+    """Count to STEPS in `checkpoints/step`, then write `output.bin`."""
+    stage = folder.request.stage
+    with open(os.environ["FAKE_LOG"], "a") as log:
+        log.write(f"{stage}\n")
+    print(f"secrets here: {sorted(set(os.environ) & {'HF_TOKEN', 'MLFLOW_RUN_ID', 'AWS_SECRET_ACCESS_KEY'})}")
+    metrics = MetricsWriter(folder.path / "metrics.jsonl")
+    checkpoint = folder.path / "checkpoint.json"
+    first = json.loads(checkpoint.read_text()) + 1 if checkpoint.exists() else 1
+    for step in range(first, STEPS + 1):
+        metrics.write(step, total_steps=STEPS, tokens=100 * step, **{"train/loss": 5.0 - step})
+        if step == 2:
+            checkpoint.write_text(json.dumps(step))
+        if step == 3 and stage == os.environ.get("FAKE_FAIL_STAGE"):
+            fail(os.environ["FAKE_FAILURE"])
+    write_output(folder)
+
+
+def write_output(folder: StageFolder) -> None:
+    content = json.dumps([folder.request.params, folder.request.input_digests], sort_keys=True).encode()
+    if os.environ.get("FAKE_NONDETERMINISTIC") == folder.request.stage:
+        content += str(time.time_ns()).encode()
+    (folder.path / "output.bin").write_bytes(hashlib.sha256(content).digest())
+    folder.write_result(METRICS.get(folder.request.stage, {"size": 32}), ["output.bin"], DETAILS)
+
+
+def fail(how: str) -> None:
+    if how == "crash":
+        raise RuntimeError("the fake stage crashed")
+    if how == "input":
+        raise DataError("shard 3 is corrupt: delete it")
+    if how == "preempted":
+        raise Preempted("stopped at step 3 after saving.")
+    Path(os.environ["FAKE_LOG"]).with_suffix(".hanging").touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    run_stage(work)
