@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast, get_args
 
@@ -83,6 +84,8 @@ def build_spec(
         check_part(stage)
     options = {"force": force, "launch.nproc_per_node": nproc_per_node, "run_name": run_name}
     given = {field: value for field, value in options.items() if value}
+    if precision := os.environ.get("NANOCHAT_DTYPE"):
+        given["pretrain.precision"] = precision
     return with_changes(
         recipes.recipe(name, data=check_source(data), path=data_path), parse_changes(changes or []) | given
     )

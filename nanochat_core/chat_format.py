@@ -1,7 +1,7 @@
 """The shape of a conversation: special tokens, roles, parts. Torch-free; `tokenizer/render.py` turns it into ids.
 
-A conversation is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…" | parts}, …]}, where
-parts is a list of {"type": "text" | "python" | "python_output", "text": "…"}. Other keys belong to the task it came from.
+A conversation is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…" | parts}, …]};
+parts is a list of {"type": "text" | "python" | "python_output", "text": "…"}. Other keys are the task's that it is of.
 """
 
 from typing import Any

@@ -27,6 +27,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """What long sums are kept in: float64, where the device has it."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over the ranks, in place, and return it."""
         if self.size > 1:

@@ -1,4 +1,4 @@
-"""The demo recipe: every stage, real and small, in minutes on two CPU cores, without a network by default. Torch-free."""
+"""The demo recipe: every stage, real and small, in minutes on two CPU cores, by default without a network."""
 
 from nanochat_core.specs import (
     ConversationsSpec,
@@ -12,8 +12,8 @@ from nanochat_core.specs import (
     PipelineSpec,
     PretrainSpec,
     RLSpec,
-    TaskDataSpec,
     TaskDataset,
+    TaskDataSpec,
     TokenizerSpec,
     TrainingRuntime,
 )

@@ -1,6 +1,6 @@
 """Arithmetic: sums of two and three whole numbers, worked out with the calculator. Generated; needs no data.
 
-LongArithmetic is the same with three operands as large as those of two: more to copy than SFT shows, for RL to practise.
+LongArithmetic has three operands as large as those of two: more to copy than SFT shows, for RL to practise.
 
 Question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84». Which operands belong to testing is
 decided by a hash of the sorted operands, so a question and its mirror image are never in both splits.

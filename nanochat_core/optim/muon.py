@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): momentum, orthogonalised by a Newton-Schulz iteration, for the matrices inside the blocks."""
+"""Muon (Jordan et al. 2024): momentum, orthogonalised by Newton-Schulz steps, for the matrices inside the blocks."""
 
 import torch
 from torch import Tensor

@@ -78,8 +78,8 @@ def train_step(
     """
     idx, targets = state.loader.batch()
     device = world.device
-    trained = world.sum_((targets != IGNORED).sum().to(device, torch.float64)).clamp(min=1)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    trained = world.sum_((targets != IGNORED).sum().to(device, world.sum_dtype)).clamp(min=1)
+    total = torch.zeros((), dtype=world.sum_dtype, device=device)
     for row in range(0, len(idx), micro_rows):
         with arithmetic(device, state.precision):
             loss = loss_function(

@@ -170,10 +170,9 @@ def _reinforce_step(
     answered = sampler.answer(questions, seeds, num_samples)
     rows, chosen_tokens = reinforce_rows(answered)
     rewards = sum(sum(item.rewards) for item in answered)
-    numbers = torch.tensor(
-        [chosen_tokens, rewards, len(questions) * num_samples, float(stop_requested)], device=world.device
-    )
-    tokens, reward_sum, samples, stopping = world.sum_(numbers.double()).tolist()
+    counts = [chosen_tokens, rewards, len(questions) * num_samples, float(stop_requested)]
+    numbers = world.sum_(torch.tensor(counts, device=world.device, dtype=world.sum_dtype))
+    tokens, reward_sum, samples, stopping = numbers.tolist()
     rows.sort(key=lambda row: len(row[0]))
     total = 0.0
     for first in range(0, len(rows), micro_rows):

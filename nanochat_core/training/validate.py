@@ -30,7 +30,7 @@ def bits_per_byte(
 
     The ranks share the rows; all return the same number.
     """
-    sums = torch.zeros(2, dtype=torch.float64, device=world.device)
+    sums = torch.zeros(2, dtype=world.sum_dtype, device=world.device)
     own = rows[world.rank :: world.size]
     for first in range(0, len(own), batch_rows):
         batch = own[first : first + batch_rows].to(world.device)
@@ -38,7 +38,7 @@ def bits_per_byte(
         sizes = token_bytes[targets]
         with arithmetic(world.device, precision):
             losses = token_nll(model, idx, targets)
-        sums += torch.stack([(losses * (sizes > 0)).sum(dtype=torch.float64), sizes.sum(dtype=torch.float64)])
+        sums += torch.stack([(losses * (sizes > 0)).sum(dtype=world.sum_dtype), sizes.sum(dtype=world.sum_dtype)])
     nats, size = world.sum_(sums).tolist()
     return nats / (math.log(2) * size)
 
@@ -46,11 +46,11 @@ def bits_per_byte(
 @torch.no_grad()
 def conversation_loss(model: GPT, batches: list[tuple[Tensor, Tensor]], world: World, precision: Precision) -> float:
     """Return the mean loss in nats over the learned tokens of this rank's and all other ranks' `batches`."""
-    sums = torch.zeros(2, dtype=torch.float64, device=world.device)
+    sums = torch.zeros(2, dtype=world.sum_dtype, device=world.device)
     for idx, targets in batches:
         with arithmetic(world.device, precision):
             losses = token_nll(model, idx.to(world.device), targets.to(world.device))
-        sums += torch.stack([losses.sum(dtype=torch.float64), (targets != IGNORED).sum().to(sums)])
+        sums += torch.stack([losses.sum(dtype=world.sum_dtype), (targets != IGNORED).sum().to(sums)])
     nats, count = world.sum_(sums).tolist()
     return nats / max(count, 1.0)
 
