@@ -19,7 +19,11 @@ SERVER_SECONDS = 60.0
 def pytest_configure(config: pytest.Config) -> None:
     """Give Prefect a home of its own: it reads the environment when it is imported, before any fixture runs."""
     os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="nanochat-test-prefect-")
-    os.environ |= {"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ |= {
+        "DO_NOT_TRACK": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"  # it would outlive the server, and wait for it at the end
     for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "NANOCHAT_DEVICE"):
         os.environ.pop(name, None)
@@ -28,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """The API's address of a real server on loopback; flows of this process report to it."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,7 +43,8 @@ def prefect_server() -> Iterator[str]:
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(url)
-        with temporary_settings({PREFECT_API_URL: url}):
+        # The heartbeat costs each flow run a second at its end.
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield url
     finally:
         server.terminate()

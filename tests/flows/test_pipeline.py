@@ -11,11 +11,8 @@ from nanochat_core.recipes import recipe
 from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.conftest import FakeStages
 
-FULL_ORDER = (
-    "download task_data tokenizer pretrain evaluate_base conversations_midtrain midtrain evaluate_mid "
-    "conversations_sft sft evaluate_sft conversations_rl rl evaluate_rl"
-).split()
-ORDER = "download task_data tokenizer pretrain evaluate_base conversations_sft sft evaluate_sft".split()
+FULL_ORDER = ["download", "task_data", "tokenizer", "pretrain", "evaluate_base", "conversations_midtrain", "midtrain", "evaluate_mid", "conversations_sft", "sft", "evaluate_sft", "conversations_rl", "rl", "evaluate_rl"]
+ORDER = ["download", "task_data", "tokenizer", "pretrain", "evaluate_base", "conversations_sft", "sft", "evaluate_sft"]
 
 
 @pytest.fixture

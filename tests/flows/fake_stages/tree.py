@@ -1,6 +1,6 @@
 """The worst case of a torchrun: silent ranks in sessions of their own, one of them deaf to SIGTERM.
 
-    python tree.py FOLDER [rank | deaf]      writes FOLDER/<process id> when it is ready
+python tree.py FOLDER [rank | deaf]      writes FOLDER/<process id> when it is ready
 """
 
 import os

@@ -1,0 +1,151 @@
+"""How a stage's process is started, and what its end means."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows import locks
+from flows.launch import FollowedFile, StageProcess, last_lines
+from nanochat_core.errors import NanochatError, StageFailed
+from nanochat_core.specs import LaunchSpec
+
+LOGGER = logging.getLogger("test")
+REQUEST = {"stage": "pretrain", "version": 1, "fingerprint": "f" * 64, "params": {}}
+
+
+def stage_process(folder: Path, launch: LaunchSpec | None = None, **options: Any) -> StageProcess:
+    options = {"uses_torchrun": True, "module": "some.stage"} | options
+    return StageProcess(name="pretrain", folder=folder, launch=launch or LaunchSpec(), rendezvous_id="abc", **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An artifact folder with a request, for the fake stage."""
+    path = tmp_path / "artifacts" / "pretrain" / "f"
+    path.mkdir(parents=True)
+    (path / "spec.json").write_text(json.dumps(REQUEST))
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "fake.log"))
+    return path
+
+
+def fake(folder: Path, **options: Any) -> StageProcess:
+    return stage_process(folder, module="tests.flows.fake_stages.stage", uses_torchrun=False, **options)
+
+
+def test_training_runs_under_torchrun_and_the_rest_does_not(tmp_path: Path) -> None:
+    launch = LaunchSpec(nproc_per_node=2)
+    command = stage_process(tmp_path, launch).command
+    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    assert command[5:] == ["-m", "some.stage", str(tmp_path / "spec.json")]
+    assert stage_process(tmp_path, launch, uses_torchrun=False).command[1:] == command[5:]
+
+
+def test_several_nodes_meet_at_the_first(tmp_path: Path) -> None:
+    launch = LaunchSpec(nproc_per_node=8, nnodes=2, rdzv_endpoint="head:29500")
+    command = stage_process(tmp_path, launch).command
+    assert {"--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=head:29500", "--rdzv-id=abc"} <= set(command)
+    with pytest.raises(NanochatError, match=r"needs launch\.rdzv_endpoint"):
+        _ = stage_process(tmp_path, LaunchSpec(nnodes=2)).command
+
+
+def test_there_is_a_rank_for_each_gpu_and_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert stage_process(tmp_path).num_ranks == 1
+    assert stage_process(tmp_path, LaunchSpec(nproc_per_node=4)).num_ranks == 4
+    monkeypatch.setattr("flows.launch.visible_gpus", lambda _: ("H100",) * 8)
+    assert stage_process(tmp_path).num_ranks == 8
+    assert stage_process(tmp_path, LaunchSpec(device="cpu")).num_ranks == 1
+
+
+def test_ranks_share_the_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.launch.usable_cores", lambda: 8)
+    launch = LaunchSpec(nproc_per_node=2, device="cpu")
+    assert stage_process(folder, launch).environment["OMP_NUM_THREADS"] == "4"
+    assert stage_process(folder, launch).environment["NANOCHAT_DEVICE"] == "cpu"
+    assert stage_process(folder, LaunchSpec(threads_per_rank=3)).environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_stage_that_ends_well_has_told_its_metrics(folder: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    fake(folder).run(lines.extend, LOGGER)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert (folder / "result.json").exists()
+
+
+def test_an_old_result_is_not_taken_for_a_new_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "result.json").write_text("{}")
+    monkeypatch.setenv("FAKE_FAIL_STAGE", "pretrain")
+    monkeypatch.setenv("FAKE_FAILURE", "crash")
+    with pytest.raises(StageFailed, match="RuntimeError: the fake stage crashed") as failure:
+        fake(folder).run(lambda _: None, LOGGER)
+    assert failure.value.exit_code == 1
+
+
+def test_a_stage_without_news_is_stopped_and_reported_as_stalled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FAIL_STAGE", "pretrain")
+    monkeypatch.setenv("FAKE_FAILURE", "hang")
+    with pytest.raises(StageFailed, match="wrote no metric for"):
+        fake(folder, stall_minutes=1.0 / 60).run(lambda _: None, LOGGER)
+    assert "in fail" in (folder / "log.txt").read_text()  # the function that it hung in
+
+
+def test_an_interrupted_wait_leaves_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FAIL_STAGE", "pretrain")
+    monkeypatch.setenv("FAKE_FAILURE", "hang")
+
+    def interrupt(_: list[dict[str, Any]]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fake(folder).run(interrupt, LOGGER)
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_the_guard_holds_the_locks_of_a_task_that_was_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FAIL_STAGE", "pretrain")
+    monkeypatch.setenv("FAKE_FAILURE", "hang")
+    hanging = Path(os.environ["FAKE_LOG"]).with_suffix(".hanging")
+    lock = folder / ".lock"
+    pid = os.fork()
+    if pid == 0:
+        with locks.hold(lock, on_wait=print) as descriptor:
+            fake(folder).run(lambda _: None, LOGGER, held_locks=(descriptor,))
+    while not hanging.exists():
+        time.sleep(0.05)
+    guard = psutil.Process(pid).children()[0]
+    guard.suspend()  # as if it were busy ending the ranks
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    said: list[str] = []
+
+    def release(line: str) -> None:
+        said.append(line)
+        guard.resume()
+
+    with locks.hold(lock, on_wait=release):
+        assert f"waiting for process {pid}" in said[0]
+
+
+def test_last_lines_leave_out_torchruns_own_account(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(
+        "--- command\nstep 1\n\nW1121 05:00:00.1 1 torch/distributed/run.py:1] note\nValueError: mine\n"
+        "E1121 05:00:01.2 1 torch/distributed/elastic/multiprocessing/api.py:986] failed\nTraceback of torchrun\n"
+    )
+    assert last_lines(log, 0) == "  step 1\n  ValueError: mine"
+
+
+def test_a_followed_file_gives_whole_lines_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    followed = FollowedFile(path)
+    assert followed.new_lines() == []
+    path.write_text("one\ntw")
+    assert followed.new_lines() == ["one"]
+    path.write_text("one\ntwo\nthree\n")
+    assert followed.new_lines() == ["two", "three"]

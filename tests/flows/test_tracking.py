@@ -1,0 +1,116 @@
+"""What MLflow shows of a pipeline run, and that its absence costs nothing."""
+
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.pipeline import pipeline
+from flows.tracking import Tracker, metric_key, numbers
+from nanochat_core.errors import StageFailed
+from nanochat_core.recipes import recipe
+from nanochat_core.specs import PipelineSpec, with_changes
+from tests.flows.conftest import FakeStages
+
+
+@pytest.fixture
+def spec() -> PipelineSpec:
+    return recipe("demo").model_copy(update={"midtrain": None, "rl": None})
+
+
+def runs_of(store: str, run_name: str) -> tuple[Any, dict[str, Any], Any]:
+    """Return the parent run, its children by stage, and a client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("nanochat")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if run.info.run_name == run_name)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return parent, {run.data.tags["stage"]: run for run in children}, client
+
+
+def test_a_run_has_a_child_for_each_stage_with_params_metrics_tags_and_files(
+    fake_stages: FakeStages, spec: PipelineSpec, mlflow_store: str
+) -> None:
+    result = pipeline(with_changes(spec, {"run_name": "first"}))
+    parent, children, client = runs_of(mlflow_store, "first")
+    assert set(children) == {outcome.stage for outcome in result.outcomes}
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["recipe"] == "demo"
+    assert parent.data.metrics["pretrain/val_bpb_last"] == 2.0
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"report.md", "report.json"}
+    child = children["pretrain"]
+    outcome = next(outcome for outcome in result.outcomes if outcome.stage == "pretrain")
+    assert child.data.tags["fingerprint"] == outcome.fingerprint
+    assert child.data.tags["cached"] == "false"
+    assert {"recipe", "git_commit", "prefect_flow_run_id"} <= child.data.tags.keys()
+    assert child.data.params["model.depth"] == "4"
+    history = client.get_metric_history(child.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
+    assert "result.json" in {file.path for file in client.list_artifacts(child.info.run_id)}
+
+
+def test_a_cached_stage_still_shows_its_headline_metrics(
+    fake_stages: FakeStages, spec: PipelineSpec, mlflow_store: str
+) -> None:
+    pipeline(spec)
+    pipeline(with_changes(spec, {"run_name": "again"}))
+    parent, children, _ = runs_of(mlflow_store, "again")
+    assert parent.data.metrics["pretrain/val_bpb_last"] == 2.0
+    assert children["pretrain"].data.tags["cached"] == "true"
+    assert children["pretrain"].data.metrics["val_bpb_last"] == 2.0
+
+
+def test_a_step_that_was_written_again_after_a_resume_is_shown_once(
+    fake_stages: FakeStages, spec: PipelineSpec, mlflow_store: str
+) -> None:
+    fake_stages.fail("pretrain", "crash")
+    with pytest.raises(StageFailed):
+        pipeline(with_changes(spec, {"run_name": "broken"}))
+    fake_stages.heal()
+    pipeline(with_changes(spec, {"run_name": "resumed"}))
+    parent, children, client = runs_of(mlflow_store, "broken")
+    assert (parent.info.status, children["pretrain"].info.status) == ("FAILED", "FAILED")
+    _, children, client = runs_of(mlflow_store, "resumed")
+    history = client.get_metric_history(children["pretrain"].info.run_id, "train/loss")
+    assert [point.step for point in history] == [1, 2, 3, 4]
+
+
+def test_a_dead_server_costs_one_warning_and_little_time(
+    fake_stages: FakeStages, spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING, "nanochat.tracking"):
+        result = pipeline(spec)
+    assert time.monotonic() - started < 20
+    assert result.report.is_dir()
+    assert [record.name for record in caplog.records].count("nanochat.tracking") == 1
+
+
+def test_the_store_is_in_the_base_folder_by_default(
+    base: Path, spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = Tracker(base, "run", spec=spec, tags={})
+    tracker.start()
+    tracker.finish("FINISHED")
+    assert tracker.trouble is None
+    assert (base / "mlflow" / "mlflow.db").exists()
+
+
+def test_only_finite_numbers_become_metrics() -> None:
+    line = {"step": 3, "time": 1.0, "attempt": 1, "loss": 2, "bad": float("nan"), "text": "x"}
+    assert dict(numbers(line)) == {"loss": 2.0}
+
+
+def test_metric_names_keep_to_mlflows_letters() -> None:
+    assert metric_key("pass@4") == "pass_4"
+    assert metric_key("accuracy/ARC-Easy") == "accuracy/ARC-Easy"
