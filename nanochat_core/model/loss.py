@@ -1,6 +1,6 @@
 """Cross-entropy of next tokens.
 
-`IGNORED` targets cost nothing. The sum, not the mean, is returned: whoever trains divides by the trained tokens over all
+`IGNORED` targets cost nothing. The sum, not the mean, is returned: whoever trains divides by the trained tokens of all
 micro-batches and ranks, so that a micro-batch without any gives zero and never NaN.
 """
 
