@@ -1,6 +1,7 @@
 """A real Prefect server for all tests of the flows, and stages that cost nothing."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-PROJECT = Path(__file__).parent.parent.parent
+from nanochat_core.errors import StageFailed
+from nanochat_core.recipes import recipe
+from nanochat_core.specs import PipelineSpec, with_changes
+
 SERVER_SECONDS = 60.0
 
 
@@ -98,14 +102,54 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
-@pytest.fixture
-def fake_stages(base: Path, prefect_server: str, mlflow_store: str, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
-    """The pipeline's stages run tests.flows.fake_stages.stage instead of their modules."""
+def replace_stages(base: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
+    """Have every stage run tests.flows.fake_stages.stage instead of its module."""
     from flows.launch import StageProcess
 
     def command(process: StageProcess) -> list[str]:
         return [sys.executable, "-m", "tests.flows.fake_stages.stage", str(process.folder / "spec.json")]
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setattr(StageProcess, "command", property(command))
     return FakeStages(base, monkeypatch)
+
+
+@pytest.fixture
+def fake_stages(base: Path, prefect_server: str, mlflow_store: str, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
+    """Fake stages and an empty base folder."""
+    return replace_stages(base, mlflow_store, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def short_spec() -> PipelineSpec:
+    """The demo without the stages that recipes may leave out."""
+    return recipe("demo").model_copy(update={"midtrain": None, "rl": None})
+
+
+@pytest.fixture(scope="session")
+def finished_base(
+    prefect_server: str, mlflow_store: str, short_spec: PipelineSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A base folder in which `short_spec` has been run, secrets in sight; pretraining crashed once."""
+    from flows.pipeline import pipeline
+
+    base = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
+        for name in ("HF_TOKEN", "MLFLOW_RUN_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "hidden")
+        fakes = replace_stages(base, mlflow_store, monkeypatch)
+        fakes.fail("pretrain", "crash")
+        with pytest.raises(StageFailed):
+            pipeline(with_changes(short_spec, {"run_name": "broken"}))
+        fakes.heal()
+        pipeline(with_changes(short_spec, {"run_name": "finished"}))
+    return base
+
+
+@pytest.fixture
+def finished(finished_base: Path, fake_stages: FakeStages) -> FakeStages:
+    """Fake stages and a copy of the finished base folder."""
+    shutil.copytree(finished_base, fake_stages.base, symlinks=True, dirs_exist_ok=True)
+    fake_stages.ran()
+    return fake_stages

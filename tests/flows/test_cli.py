@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.cli import app, parse_changes
+from flows.summary import learning_lines
 from tests.flows.conftest import FakeStages
 
-NARROW = ("--set", "midtrain=null", "--set", "rl=null")
+SHORT = ("--set", "midtrain=null", "--set", "rl=null")
 
 
 def nanochat(*arguments: str) -> Result:
@@ -60,20 +61,31 @@ def test_values_of_set_are_json_or_else_text() -> None:
     assert parse_changes(["a.b=3", "c=null", "d=text", 'e=["x"]']) == {"a.b": 3, "c": None, "d": "text", "e": ["x"]}
 
 
-def test_run_ends_with_the_stages_what_was_learned_and_the_report(fake_stages: FakeStages) -> None:
-    result = nanochat("run", "demo", "--run-name", "mine")
+def test_run_ends_with_the_stages_what_was_learned_and_the_report(finished: FakeStages) -> None:
+    result = nanochat("run", "demo", "--run-name", "mine", *SHORT)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert any("validation bpb 4.000 -> 2.000, -50%" in line for line in lines)
-    assert any("reward 0.250 -> 0.500" in line for line in lines)
+    assert any("pretrain" in line and "cached" in line for line in lines)
+    assert any("validation bpb 4.000 -> 2.000, -50% (bigram table: 3.000)" in line for line in lines)
     assert any("nanochat chat" in line for line in lines)
-    assert lines[-1] == f"Report: {fake_stages.base}/reports/mine/report.md"
-    assert "cached" in nanochat("run", "demo").stdout
+    assert lines[-1] == f"Report: {finished.base}/reports/mine/report.md"
+
+
+def test_the_summary_says_what_each_stage_taught() -> None:
+    report = {
+        "sft": {"arithmetic_accuracy": 0.875, "spelling_accuracy": 0.5},
+        "rl": {"reward_before": 0.25, "reward_after": 0.5, "reward_gain_low": 0.125},
+    }
+    assert learning_lines(report) == [
+        "sft: arithmetic 87.5% of held-out questions",
+        "sft: spelling 50.0% of held-out questions",
+        "rl: reward 0.250 -> 0.500 (gain at least +0.125)",
+    ]
 
 
 def test_a_failed_stage_ends_in_its_own_words_without_a_traceback(fake_stages: FakeStages) -> None:
     fake_stages.fail("download", "input")
-    result = nanochat("run", "demo", *NARROW)
+    result = nanochat("run", "demo", *SHORT)
     assert result.exit_code == 2
     assert "error: download: shard 3 is corrupt: delete it" in result.stderr
     assert "Traceback" not in result.stderr

@@ -64,17 +64,20 @@ def test_a_stall_leaves_the_stacks_of_the_processes_in_the_log(tmp_path: Path) -
     assert "stuck" in log.read_text()
 
 
-def test_the_exit_code_is_the_commands_own(tmp_path: Path) -> None:
-    def code_of(script: str) -> int:
-        guard = subprocess.Popen([*GUARD, str(tmp_path), sys.executable, "-c", script], stdin=subprocess.PIPE)
+def code_of(folder: Path, script: str) -> int:
+    with subprocess.Popen([*GUARD, str(folder), sys.executable, "-c", script], stdin=subprocess.PIPE) as guard:
         return guard.wait(timeout=20)
 
-    assert code_of("pass") == 0
-    assert code_of("raise SystemExit(3)") == 3
-    assert code_of("import os; os.kill(os.getpid(), 9)") == 128 + 9
+
+def test_the_exit_code_is_the_commands_own(tmp_path: Path) -> None:
+    assert code_of(tmp_path, "pass") == 0
+    assert code_of(tmp_path, "raise SystemExit(3)") == 3
+    assert code_of(tmp_path, "import os; os.kill(os.getpid(), 9)") == 128 + 9
 
 
 def test_the_word_in_exit_json_outranks_the_commands_code(tmp_path: Path) -> None:
-    script = f"import pathlib; pathlib.Path({str(tmp_path)!r}, 'exit.json').write_text('{{\"code\": 75}}'); raise SystemExit(1)"
-    guard = subprocess.Popen([*GUARD, str(tmp_path), sys.executable, "-c", script], stdin=subprocess.PIPE)
-    assert guard.wait(timeout=20) == 75
+    word = tmp_path / "exit.json"
+    script = (
+        f"import json, pathlib; pathlib.Path({str(word)!r}).write_text(json.dumps(dict(code=75))); raise SystemExit(1)"
+    )
+    assert code_of(tmp_path, script) == 75

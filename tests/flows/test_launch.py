@@ -102,9 +102,10 @@ def test_an_interrupted_wait_leaves_no_process(folder: Path, monkeypatch: pytest
     def interrupt(_: list[dict[str, Any]]) -> None:
         raise KeyboardInterrupt
 
+    others = set(psutil.Process().children(recursive=True))
     with pytest.raises(KeyboardInterrupt):
         fake(folder).run(interrupt, LOGGER)
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= others
 
 
 def test_the_guard_holds_the_locks_of_a_task_that_was_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

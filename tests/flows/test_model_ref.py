@@ -1,0 +1,34 @@
+"""From a model's name to its folder."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.model_ref import find_model
+from flows.pipeline import pipeline
+from nanochat_core.errors import ArtifactError, SpecError
+from nanochat_core.specs import PipelineSpec
+from tests.flows.conftest import FakeStages
+
+
+def stage_of(folder: Path) -> str:
+    return folder.parent.name
+
+
+def test_names_mean_the_models_of_the_newest_run(finished: FakeStages, short_spec: PipelineSpec) -> None:
+    pipeline(short_spec)
+    for reference, stage in (("base", "pretrain"), ("sft", "sft"), (None, "sft")):
+        folders = find_model(reference, finished.base)
+        assert (stage_of(folders.model), stage_of(folders.tokenizer)) == (stage, "tokenizer")
+    assert find_model(str(folders.model), finished.base) == folders
+    with pytest.raises(ArtifactError, match="has no model 'rl'"):
+        find_model("rl", finished.base)
+    with pytest.raises(ArtifactError, match="the output of tokenizer, which is no model"):
+        find_model(str(folders.tokenizer), finished.base)
+
+
+def test_an_unfinished_or_unknown_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds no finished stage"):
+        find_model(str(tmp_path), tmp_path)
+    with pytest.raises(SpecError, match="come with the registry"):
+        find_model("models:/nanochat@champion", tmp_path)
