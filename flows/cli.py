@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast, get_args
 
 import typer
@@ -22,6 +22,7 @@ console = Console(highlight=False)
 P = ParamSpec("P")
 R = TypeVar("R")
 PARTS = ("download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate")
+STAGES = (*PARTS, "report")
 EXIT_INTERRUPTED = 130
 
 Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]
@@ -98,9 +99,9 @@ def check_source(data: str | None) -> DataSource | None:
     return cast(DataSource | None, data)
 
 
-def check_part(stage: str) -> None:
-    if stage not in PARTS:
-        raise SpecError(f"Unknown stage {stage!r}{did_you_mean(stage, PARTS)}.")
+def check_part(stage: str, known: Sequence[str] = PARTS) -> None:
+    if stage not in known:
+        raise SpecError(f"Unknown stage {stage!r}{did_you_mean(stage, known)}.")
 
 
 def check_runnable(spec: PipelineSpec) -> None:
@@ -141,7 +142,7 @@ def run(
 @app.command()
 @in_one_line
 def stage(
-    stage: Annotated[str, typer.Argument(help=f"one of: {', '.join(PARTS)}")],
+    stage: Annotated[str, typer.Argument(help=f"one of: {', '.join(STAGES)}")],
     recipe: Recipe,
     data: Data = None,
     data_path: DataPath = None,
@@ -149,8 +150,8 @@ def stage(
     force: Force = None,
     nproc_per_node: Ranks = None,
 ) -> None:
-    """Run one stage, and what it needs and is not there yet."""
-    check_part(stage)
+    """Run one stage, and what it needs and is not there yet; the report, of what is there."""
+    check_part(stage, STAGES)
     spec = build_spec(
         recipe, data=data, data_path=data_path, changes=changes, force=force, nproc_per_node=nproc_per_node
     )
@@ -158,8 +159,12 @@ def stage(
     environment.prepare(paths.base_dir(), is_terminal=True)
     from flows.pipeline import STAGE_FLOWS
     from flows.summary import stage_table
+    from flows.write_report import write_report
 
-    console.print(stage_table(STAGE_FLOWS[stage](spec)))
+    if stage == "report":
+        console.print(f"Report: {write_report(spec) / 'report.md'}", soft_wrap=True)
+    else:
+        console.print(stage_table(STAGE_FLOWS[stage](spec)))
 
 
 @app.command()

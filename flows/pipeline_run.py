@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from flows import environment, launch
 from flows.progress import StageProgress, say
-from flows.stage import Job, Stage, StageOutcome, perform
+from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
 from nanochat_core import artifacts, paths, recipes
 from nanochat_core.errors import SpecError
@@ -79,6 +79,22 @@ class PipelineRun:
             inputs = {name: self.outcome(source) for name, source in stage.inputs(self.spec).items()}
             self.outcomes[stage.name] = self._perform(stage, inputs)
             self._remember()
+        return self.outcomes[stage.name]
+
+    def find(self, stage: Stage) -> StageOutcome | None:
+        """Return the stage's outcome if it and its inputs are finished already; nothing is run."""
+        if stage.name not in self.outcomes:
+            inputs = {name: self.find(source) for name, source in stage.inputs(self.spec).items()}
+            known = {name: outcome for name, outcome in inputs.items() if outcome}
+            if len(known) < len(inputs):
+                return None
+            track = self._tracker.stage(stage.name)
+            job = Job(stage, self.spec, self.base, known, Watch(StageProgress(stage.name), track))
+            if (outcome := finished(job)) is None:
+                return None
+            track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
+            track.finish(outcome)
+            self.outcomes[stage.name] = outcome
         return self.outcomes[stage.name]
 
     def _perform(self, stage: Stage, inputs: dict[str, StageOutcome]) -> StageOutcome:

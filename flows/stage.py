@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -162,18 +162,25 @@ def perform(job: Job) -> StageOutcome:
     stage_task = make if is_hit else make.with_options(refresh_cache=True)
     state = stage_task(job, return_state=True)
     state.result()  # raises what the task raised
+    outcome = finished(job)
+    assert outcome is not None, f"{job.folder} was finished a moment ago"
+    return replace(outcome, is_cached=not job.has_run, seconds=time.monotonic() - started, state=state.name or "")
+
+
+def finished(job: Job) -> StageOutcome | None:
+    """Return the stage's output if it is finished and whole, else None; nothing is run."""
     manifest = job.valid_manifest()
-    assert manifest is not None, f"{job.folder} was finished a moment ago"
+    if manifest is None:
+        return None
     return StageOutcome(
         stage=job.stage.name,
         folder=job.folder,
         digest=manifest.digest,
-        is_cached=not job.has_run,
-        seconds=time.monotonic() - started,
+        is_cached=True,
+        seconds=0.0,
         git_commit=manifest.git_commit,
         metrics=dict(manifest.metrics),
         fingerprint=job.fingerprint,
-        state=state.name or "",
     )
 
 
