@@ -1,0 +1,24 @@
+"""Every stage for real, torchrun included, at a size where only the plumbing is tested."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows import launch
+from flows.pipeline import pipeline
+from tests.flows.tiny import tiny
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_real_pipeline_runs_and_its_second_run_is_cached(
+    base: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pipeline(tiny())
+    report = json.loads((first.report / "report.json").read_text())
+    assert report["pretrain"]["val_bpb_last"] < report["pretrain"]["val_bpb_first"]
+    monkeypatch.setattr(launch.subprocess, "Popen", None)  # nothing may be started any more
+    second = pipeline(tiny())
+    assert {outcome.state for outcome in second.outcomes} == {"Cached"}
+    assert [outcome.digest for outcome in first.outcomes] == [outcome.digest for outcome in second.outcomes]
