@@ -139,6 +139,7 @@ def stage_entry(files: StageFiles, seconds: float | None) -> dict[str, Any]:
         "folder": f"{outcome.folder.parent.name}/{outcome.folder.name}",
         "digest": outcome.digest,
         "cached": outcome.is_cached,
+        "state": outcome.state,
         "git_commit": outcome.git_commit,
         "seconds": seconds,
         "metrics": files.metrics,

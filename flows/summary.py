@@ -1,5 +1,8 @@
 """What `nanochat run` prints at its end: the stages, what was learned, how to chat, where the report is."""
 
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,18 +12,43 @@ from flows.pipeline import PipelineResult
 from flows.stage import StageOutcome
 from nanochat_core.artifacts import read_json
 
-HEADLINES = 4  # metrics of a stage that fit into a line
+HEADLINES = {  # what to read first, by how a stage's name begins: metric -> how it is called in the table
+    "download": {"train_documents": "documents", "train_characters": "characters"},
+    "task_data": {"files": "files"},
+    "tokenizer": {"vocab_size": "tokens", "bytes_per_token": "bytes per token"},
+    "pretrain": {"val_bpb_first": "bpb before", "val_bpb_last": "after", "tokens_per_second": "tokens/s"},
+    "conversations": {"train_rows": "conversations", "train_tokens": "tokens"},
+    "midtrain": {"val_loss_first": "loss before", "val_loss_last": "after"},
+    "sft": {"val_loss_first": "loss before", "val_loss_last": "after"},
+    "rl": {"reward_before": "reward before", "reward_after": "after"},
+    "evaluate_base": {"core": "CORE", "bpb_validation": "bpb"},
+    "evaluate": {"chatcore": "ChatCORE"},
+}
 
 
 def stage_table(outcomes: list[StageOutcome]) -> Table:
-    """Return a table with a row for each stage: its seconds in this run, or that it was cached, and its numbers."""
-    table = Table("stage", "", "headline", title="Stages", title_justify="left")
-    table.columns[1].justify = "right"
+    """Return a table with a row for each stage: Prefect's state of it, its seconds in this run, and its numbers."""
+    table = Table("stage", "state", "seconds", "headline", title="Stages", title_justify="left")
+    table.columns[2].justify = "right"
     for outcome in outcomes:
-        time = "cached" if outcome.is_cached else f"{outcome.seconds:.1f} s"
-        numbers = [f"{name} {value:.4g}" for name, value in outcome.metrics.items() if isinstance(value, int | float)]
-        table.add_row(outcome.stage, time, "  ".join(numbers[:HEADLINES]))
+        table.add_row(outcome.stage, outcome.state, f"{outcome.seconds:.1f}", headline(outcome.stage, outcome.metrics))
     return table
+
+
+def headline(stage: str, metrics: Mapping[str, Any]) -> str:
+    """Return the stage's first numbers in a few words.
+
+    >>> headline("midtrain", {"val_loss_first": 7.4, "val_loss_last": 0.82, "steps": 280})
+    'loss before 7.4, after 0.82'
+    """
+    names = next((names for start, names in HEADLINES.items() if stage.startswith(start)), {})
+    return ", ".join(
+        f"{label} {number(metrics[name])}" for name, label in names.items() if metrics.get(name) is not None
+    )
+
+
+def number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
 
 
 def learning_lines(report: dict[str, Any]) -> list[str]:
@@ -45,7 +73,7 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     console.print(stage_table(result.outcomes))
     for line in learning_lines(read_json(result.report / "report.json")):
         console.print(line, markup=False)
-    console.print(
-        'Chat with it: nanochat chat        Ask one thing: nanochat chat --prompt "What is 12*7?"', markup=False
-    )
+    command = sys.argv[0] if Path(sys.argv[0]).name == "nanochat" else "nanochat"
+    console.print(f"Chat with it:  {command} chat", markup=False, soft_wrap=True)
+    console.print(f'Ask one thing: {command} chat --prompt "What is 12*7?"', markup=False, soft_wrap=True)
     console.print(f"Report: {result.report / 'report.md'}", markup=False, soft_wrap=True)
