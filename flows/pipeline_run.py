@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,9 @@ class PipelineRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for note in made_by_other_code(self.outcomes.values(), launch.git_commit()):
+            get_run_logger().info(note)
+            say(note)
         self._tracker.finish("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def make(self, *stages: Stage) -> None:
@@ -109,17 +112,9 @@ class PipelineRun:
                 track.fail()
                 raise
         track.finish(outcome)
-        self._tell(outcome)
-        return outcome
-
-    def _tell(self, outcome: StageOutcome) -> None:
-        now = launch.git_commit()
         if not outcome.is_cached:
             say(f"{outcome.stage}: done in {outcome.seconds:.0f} s")
-        elif outcome.git_commit != now:
-            note = f"{outcome.stage}: cached by {outcome.git_commit}, now {now}; --force to redo"
-            get_run_logger().info(note)
-            say(note)
+        return outcome
 
     def _remember(self) -> None:
         """Write down what the newest run has made so far: what `sft` means as a model's name (flows/model_ref.py)."""
@@ -142,6 +137,15 @@ def run_name(spec: PipelineSpec) -> str:
     if name == "latest" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise SpecError(f"run_name {name!r} cannot name a folder: use letters, digits, '.', '_' and '-'.")
     return name
+
+
+def made_by_other_code(outcomes: Iterable[StageOutcome], now: str | None) -> list[str]:
+    """Return a line for each other commit whose outputs were reused: what they are of is as old as that code."""
+    stages: dict[str | None, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.is_cached and outcome.git_commit != now:
+            stages.setdefault(outcome.git_commit, []).append(outcome.stage)
+    return [f"cached by {then}, now {now}; --force to redo: {', '.join(names)}" for then, names in stages.items()]
 
 
 def make_stages(spec: PipelineSpec, stages: Sequence[Stage]) -> list[StageOutcome]:
