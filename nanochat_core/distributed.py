@@ -75,6 +75,7 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     else:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // size)))
     world = World(rank_from_environment(), size, device)
+    torch.manual_seed(world.rank)  # torch's own seed is another one in each process
     if size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
