@@ -1,8 +1,9 @@
-"""Tiny but real inputs for the training stages, and the stages as real processes: one rank by hand, more by torchrun."""
+"""Tiny but real inputs for the training stages, and the stages as real processes, one rank or more."""
 
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from nanochat_core.training.finetune import rendered
 
 PROJECT = Path(__file__).parents[3]
 VOCAB_SIZE = 320
-WORDS = "the cat sat on a mat and saw two red birds fly over our old house while rain fell into deep water".split()
+WORDS = re.findall("[a-z]+", "the cat saw two red birds fly over our old house and rain fell into deep water on a mat")
 
 
 def documents(count: int, seed: int) -> list[str]:

@@ -1,0 +1,50 @@
+"""What a user may set, and what it does to a fingerprint."""
+
+import pytest
+
+from nanochat_core import recipes, specs
+from nanochat_core.errors import SpecError
+from nanochat_core.specs import Spec, with_changes
+
+
+def runtime_names(kind: type[Spec]) -> set[str]:
+    return {
+        name
+        for name, info in kind.model_fields.items()
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("runtime")
+    }
+
+
+def test_fields_that_change_how_it_runs_stay_out_of_the_output_params_and_all_others_are_in() -> None:
+    spec = recipes.recipe("demo")
+    for part in (spec.download, spec.pretrain, spec.sft, spec.rl, spec.evaluate, spec.tokenizer):
+        assert set(part.output_params()) == set(type(part).model_fields) - runtime_names(type(part))
+    assert runtime_names(specs.PretrainSpec) == {"runtime"}
+    assert runtime_names(specs.TrainingRuntime) == set(specs.TrainingRuntime.model_fields)
+    assert runtime_names(specs.LaunchSpec) == set(specs.LaunchSpec.model_fields)
+
+
+def test_a_nested_field_can_be_changed() -> None:
+    assert with_changes(recipes.recipe("demo"), {"pretrain.model.depth": 6}).pretrain.model.depth == 6
+
+
+def test_all_that_is_wrong_is_said_at_once_with_the_nearest_names() -> None:
+    with pytest.raises(SpecError) as error:
+        with_changes(recipes.recipe("demo"), {"pretrain.model.dept": 6, "sft.bach_rows": 1, "nonsense.x": 2})
+    text = str(error.value)
+    assert "did you mean 'depth'?" in text
+    assert "did you mean 'batch_rows'?" in text
+    assert "nonsense" in text
+
+
+def test_a_bad_value_is_refused_with_its_field() -> None:
+    with pytest.raises(SpecError, match=r"pretrain\.model\.depth: .*\(got 0\)"):
+        with_changes(recipes.recipe("demo"), {"pretrain.model.depth": 0})
+
+
+def test_every_field_has_a_description_but_the_seed_and_the_groups() -> None:
+    kinds = [value for value in vars(specs).values() if isinstance(value, type) and issubclass(value, Spec)]
+    for kind in kinds:
+        for name, info in kind.model_fields.items():
+            is_group = name in specs.PipelineSpec.model_fields or name in ("model", "optimizer", "conversations")
+            assert info.description or is_group or name == "seed", f"{kind.__name__}.{name}"
