@@ -35,9 +35,10 @@ def calculate(expression: str) -> str | None:
         value = _evaluate(ast.parse(text, mode="eval").body)
     except (ValueError, SyntaxError, ArithmeticError, RecursionError, MemoryError):
         return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(round(value, 10) if isinstance(value, float) else value)
+    if isinstance(value, float):
+        value = round(value, 10)
+        value = int(value) if value.is_integer() else value
+    return str(value)
 
 
 def _evaluate(node: ast.expr) -> Number:

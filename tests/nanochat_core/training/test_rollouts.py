@@ -1,0 +1,62 @@
+"""REINFORCE: advantages, and a gradient that is the obvious one."""
+
+import pytest
+import torch
+
+from nanochat_core.errors import SpecError
+from nanochat_core.inference.interface import Completion
+from nanochat_core.model.gpt import GPT
+from nanochat_core.stages.rl import paired_gain
+from nanochat_core.training.rollouts import Answered, load_reward, policy_loss, reinforce_rows
+from tests.nanochat_core.inference.test_engine import random_model
+
+
+def answered(rewards: list[float]) -> Answered:
+    completions = [
+        Completion(ids=(5, 6, 7 + place), mask=(1, 0, 1), parts=(), finish_reason="stop")
+        for place in range(len(rewards))
+    ]
+    return Answered({"messages": []}, [1, 2], completions, rewards)
+
+
+def test_the_advantage_is_the_reward_less_the_question_s_mean_and_alike_samples_teach_nothing() -> None:
+    rows, chosen = reinforce_rows([answered([1.0, 0.0, 0.0, 1.0]), answered([1.0, 1.0])])
+    assert [advantage for _, _, advantage in rows] == [0.5, -0.5, -0.5, 0.5]
+    assert rows[1][:2] == ([1, 2, 5, 6, 8], [0, 0, 1, 0, 1])
+    assert chosen == 2 * 6
+
+
+def slow_policy_loss(model: GPT, rows: list[tuple[list[int], list[int], float]]) -> torch.Tensor:
+    total = torch.zeros(())
+    for ids, mask, advantage in rows:
+        for place in range(1, len(ids)):
+            if mask[place]:
+                logits = model(torch.tensor([ids[:place]]))[0, -1]
+                total = total - advantage * torch.log_softmax(logits, -1)[ids[place]]
+    return total
+
+
+def test_the_loss_and_its_gradient_are_those_of_the_obvious_sum() -> None:
+    rows = [([1, 2, 5, 6, 7], [0, 0, 1, 0, 1], 0.5), ([1, 9, 3], [0, 0, 1], -0.25)]
+    gradients = []
+    for loss_of in (policy_loss, slow_policy_loss):
+        model = random_model()
+        loss = loss_of(model, rows)
+        loss.backward()
+        gradients.append((loss.item(), [parameter.grad for parameter in model.parameters()]))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    for ours, slow in zip(gradients[0][1], gradients[1][1], strict=True):
+        torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unknown_reward_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(SpecError, match=r"did you mean 'answer'\?"):
+        load_reward("anser")
+
+
+def test_the_gain_is_that_of_pairs_with_its_interval() -> None:
+    before = [{"rewards": [0.0, 0.0]}, {"rewards": [1.0, 0.0]}, {"rewards": [1.0, 1.0]}, {"rewards": [0.0, 1.0]}]
+    after = [{"rewards": [1.0, 1.0]}, {"rewards": [1.0, 0.0]}, {"rewards": [1.0, 1.0]}, {"rewards": [1.0, 1.0]}]
+    mean, low, high = paired_gain(before, after)
+    assert mean == pytest.approx(0.375)
+    assert high - low == pytest.approx(2 * 1.96 * 0.4787136 / 2, rel=1e-5)
