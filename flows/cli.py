@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import environment, launch
+from flows import environment, launch, prefect_server
 from nanochat_core import paths, recipes
 from nanochat_core.errors import NanochatError, SpecError, did_you_mean
 from nanochat_core.specs import DataSource, PipelineSpec, with_changes
@@ -110,6 +110,12 @@ def check_runnable(spec: PipelineSpec) -> None:
         raise SpecError(reason)
 
 
+def prepare_prefect() -> Callable[[], None]:
+    """Set Prefect's environment and start its server; the result waits for that. Prefect is imported in between."""
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    return prefect_server.start(paths.base_dir())
+
+
 @app.command()
 @in_one_line
 def run(
@@ -132,10 +138,11 @@ def run(
         run_name=run_name,
     )
     check_runnable(spec)
-    environment.prepare(paths.base_dir(), is_terminal=True)
+    await_prefect = prepare_prefect()
     from flows.pipeline import pipeline
     from flows.summary import print_summary
 
+    await_prefect()
     print_summary(pipeline(spec), console)
 
 
@@ -156,11 +163,12 @@ def stage(
         recipe, data=data, data_path=data_path, changes=changes, force=force, nproc_per_node=nproc_per_node
     )
     check_runnable(spec)
-    environment.prepare(paths.base_dir(), is_terminal=True)
+    await_prefect = prepare_prefect()
     from flows.pipeline import STAGE_FLOWS
     from flows.summary import stage_table
     from flows.write_report import write_report
 
+    await_prefect()
     if stage == "report":
         console.print(f"Report: {write_report(spec) / 'report.md'}", soft_wrap=True)
     else:

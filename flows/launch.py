@@ -91,7 +91,6 @@ class StageProcess:
         keep = HUB_TOKENS if self.keeps_hub_token else set()
         environment = {name: value for name, value in os.environ.items() if name in keep or not is_private(name)}
         threads = self.launch.threads_per_rank or max(1, usable_cores() // self.num_ranks)
-        search_path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment |= {
             "NANOCHAT_BASE_DIR": str(self.folder.parents[2]),
             "OMP_NUM_THREADS": str(threads),
@@ -99,7 +98,7 @@ class StageProcess:
             # (1,900 and 1,100 tokens/s against 5,600 and 6,800 beside another job on two cores).
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
-            "PYTHONPATH": os.pathsep.join(search_path),
+            "PYTHONPATH": search_path(),
             "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
             "PYTHONUNBUFFERED": "1",
         }
@@ -167,15 +166,19 @@ def is_private(name: str) -> bool:
     return name.startswith(("MLFLOW_", "PREFECT_")) or bool(SECRET_WORDS & set(name.upper().split("_")))
 
 
-@contextmanager
-def guarded(
-    command: list[str], folder: Path, *, environment: dict[str, str], held_locks: Sequence[int]
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start `command` under a guard in `folder`; on leaving, however that happens, wait until all of it is gone."""
+def search_path() -> str:
+    """Return a PYTHONPATH on which the guard finds this project, from whatever folder it is started."""
+    return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def start_guard(
+    command: list[str], folder: Path, *, environment: dict[str, str], held_locks: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
+    """Start `command` under a guard, its output at the end of `folder`/log.txt; it ends when the guard's stdin does."""
     with open(folder / "log.txt", "ab") as log:
         log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
         log.flush()
-        guard = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "flows.guard", str(folder), *command],
             stdin=subprocess.PIPE,
             stdout=log,
@@ -185,12 +188,26 @@ def guarded(
             pass_fds=tuple(held_locks),
             start_new_session=True,  # Ctrl-C reaches us alone, and through the pipe the guard stops all in order
         )
+
+
+@contextmanager
+def guarded(
+    command: list[str], folder: Path, *, environment: dict[str, str], held_locks: Sequence[int]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `command` under a guard for the length of the block; on leaving it, wait until all of it is gone."""
+    guard = start_guard(command, folder, environment=environment, held_locks=held_locks)
     assert guard.stdin is not None
     try:
         yield guard
     finally:
         guard.stdin.close()
         guard.wait()
+
+
+def start_companion(arguments: list[str], folder: Path, *, environment: dict[str, str]) -> Callable[[], bool]:
+    """Run `python arguments` until this process ends, however that is; return a function that tells if it runs."""
+    guard = start_guard([sys.executable, *arguments], folder, environment=environment | {"PYTHONPATH": search_path()})
+    return lambda: guard.poll() is None
 
 
 def looks(guard: "subprocess.Popen[bytes]") -> Iterator[bool]:

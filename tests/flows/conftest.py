@@ -48,9 +48,11 @@ def prefect_server() -> Iterator[str]:
     try:
         wait_for(url)
         # The heartbeat costs each flow run a second at its end.
+        os.environ["PREFECT_API_URL"] = url  # for the command, and for processes that tests start
         with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield url
     finally:
+        os.environ.pop("PREFECT_API_URL", None)
         server.terminate()
         server.wait()
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,24 @@ def test_a_followed_file_gives_whole_lines_once(tmp_path: Path) -> None:
     assert followed.new_lines() == ["one"]
     path.write_text("one\ntwo\nthree\n")
     assert followed.new_lines() == ["two", "three"]
+
+
+def test_a_companion_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script = f"""if True:
+        from pathlib import Path
+        import os, time
+        from flows.launch import start_companion
+        wait = "import os, pathlib, time; pathlib.Path(str(os.getpid())).touch(); time.sleep(600)"
+        folder = Path({str(tmp_path)!r})
+        is_running = start_companion(["-c", wait], folder, environment=dict(os.environ))
+        while not [path for path in folder.iterdir() if path.name.isdigit()]:
+            time.sleep(0.05)
+        assert is_running()
+        os.kill(os.getpid(), 9)
+    """
+    subprocess.run([sys.executable, "-c", script], check=False)
+    companion = int(next(path.name for path in tmp_path.iterdir() if path.name.isdigit()))
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(companion):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
