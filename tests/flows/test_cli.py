@@ -65,7 +65,7 @@ def test_run_ends_with_the_stages_what_was_learned_and_the_report(finished: Fake
     result = nanochat("run", "demo", "--run-name", "mine", *SHORT)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert any("pretrain" in line and "cached" in line for line in lines)
+    assert any("pretrain" in line and "Cached" in line for line in lines)
     assert any("validation bpb 4.000 -> 2.000, -50% (bigram table: 3.000)" in line for line in lines)
     assert any("nanochat chat" in line for line in lines)
     assert lines[-1] == f"Report: {finished.base}/reports/mine/report.md"

@@ -25,7 +25,9 @@ MATRICES = {
     "mlp.c_proj": "w_2",
 }
 NAMES = {"wte.weight": "embed", "lm_head.weight": "head"} | {
-    f"blocks.{layer}.{ours}.weight": f"layer.{layer}.{theirs}" for layer in range(4) for ours, theirs in MATRICES.items()
+    f"blocks.{layer}.{ours}.weight": f"layer.{layer}.{theirs}"
+    for layer in range(4)
+    for ours, theirs in MATRICES.items()
 }
 
 
@@ -46,7 +48,9 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
 
 
 def largest_distance(model: GPT, golden: dict[str, Tensor], prefix: str, *, of_gradients: bool = False) -> float:
-    pairs = ((parameter.grad if of_gradients else parameter, NAMES[name]) for name, parameter in model.named_parameters())
+    pairs = (
+        (parameter.grad if of_gradients else parameter, NAMES[name]) for name, parameter in model.named_parameters()
+    )
     return max(distance(ours.detach(), golden[f"{prefix}.{theirs}"]) for ours, theirs in pairs)
 
 
