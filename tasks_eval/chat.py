@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nanochat_core.inference.interface import Completion, Conversation, GenerateRequest, TextModel
-from tasks_eval.grading import Verdict, grade
+from tasks_eval.grading import grade
 from tasks_eval.multiple_choice import choose_letters
 from tasks_eval.scores import Record
 from tasks_eval.task import Task
+from tasks_eval.verdict import Verdict
 
 EXAMPLES_PER_CALL = 64
 

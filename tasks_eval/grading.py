@@ -5,24 +5,13 @@ A grader gets the example's `meta` (see `Task.meta`) and the text that the model
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from nanochat_core.errors import DataError, did_you_mean
-
-Meta = dict[str, Any]
+from tasks_eval.sandbox.unit_tests import run_unit_tests
+from tasks_eval.verdict import Meta, Verdict
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 MARKED_NUMBER = re.compile(r"####\s*(-?\d[\d,]*(?:\.\d+)?)")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """`answer` is what was read out of the completion (None: nothing to read); `note` says why it failed, if known."""
-
-    is_correct: bool
-    answer: str | None
-    note: str = ""
 
 
 Grader = Callable[[Meta, str], Verdict]
@@ -79,16 +68,10 @@ def _grader(read: Callable[[str], str | None]) -> Grader:
     return judge
 
 
-def _unit_tests(meta: Meta, text: str) -> Verdict:
-    from tasks_eval.sandbox.unit_tests import run_unit_tests  # it needs Verdict from here
-
-    return run_unit_tests(meta, text)
-
-
 GRADERS: dict[str, Grader] = {
     "letter": _grader(str.strip),
     "marked_number": _grader(marked_number),
     "final_number": _grader(final_number),
     "spelled_word": _grader(spelled_word),
-    "unit_tests": _unit_tests,
+    "unit_tests": run_unit_tests,
 }

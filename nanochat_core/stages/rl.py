@@ -19,7 +19,7 @@ from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import RLSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
-from nanochat_core.training.finetune import rendered
+from nanochat_core.training.finetune import meta_of_stage, rendered
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reinforce_steps
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
@@ -85,16 +85,7 @@ def _make_run(
         state=state,
         settings=LoopSettings(steps=steps, optimizer=spec.optimizer, micro_rows=rows),
         runtime=spec.runtime,
-        meta=meta.model_copy(
-            update={
-                "stage": "rl",
-                "step": 0,
-                "tokens": 0,
-                "optimizer_steps": 0,
-                "data_digest": folder.request.input_digests.get("conversations", ""),
-                "files": {},
-            }
-        ),
+        meta=meta_of_stage(folder, meta),
         validate=validate,
         validate_every=spec.eval_every,
         steps=reinforce_steps(sampler, spec, rows),

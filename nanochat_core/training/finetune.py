@@ -22,6 +22,20 @@ def rendered(params: dict[str, Any]) -> dict[str, Any]:
     return {"conversations": _RENDERED, **params}
 
 
+def meta_of_stage(folder: StageFolder, meta: checkpoint.CheckpointMeta) -> checkpoint.CheckpointMeta:
+    """Return the input model's meta as step 0 of the stage that works in `folder`."""
+    return meta.model_copy(
+        update={
+            "stage": folder.request.stage,
+            "step": 0,
+            "tokens": 0,
+            "optimizer_steps": 0,
+            "data_digest": folder.request.input_digests.get("conversations", ""),
+            "files": {},
+        }
+    )
+
+
 def finetune(folder: StageFolder) -> None:
     """Train the input model on the input conversations and write checkpoints and result."""
     spec = parse_params(FinetuneSpec, rendered(folder.request.params))
@@ -55,16 +69,7 @@ def _make_run(
             steps=steps, optimizer=spec.optimizer, micro_rows=micro_rows(spec.runtime), use_compile=False
         ),
         runtime=spec.runtime,
-        meta=meta.model_copy(
-            update={
-                "stage": folder.request.stage,
-                "step": 0,
-                "tokens": 0,
-                "optimizer_steps": 0,
-                "data_digest": folder.request.input_digests.get("conversations", ""),
-                "files": {},
-            }
-        ),
+        meta=meta_of_stage(folder, meta),
         validate=validate,
         validate_every=spec.validation_every,
     )

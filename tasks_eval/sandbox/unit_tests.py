@@ -8,8 +8,8 @@ import re
 import secrets
 import signal
 
-from tasks_eval.grading import Meta, Verdict
 from tasks_eval.sandbox.process import Outcome, run_program
+from tasks_eval.verdict import Meta, Verdict
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 FENCED_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
