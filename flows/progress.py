@@ -23,6 +23,12 @@ def say(text: str) -> None:
     Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
+def warn(text: str) -> None:
+    """Say it, and log it with the run, where the UI shows it."""
+    say(text)
+    get_run_logger().warning("%s", text)
+
+
 class Speed:
     """Steps and tokens a second over the last lines of one attempt."""
 

@@ -21,6 +21,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from flows import launch, locks
+from flows.progress import warn
 from nanochat_core import artifacts, paths, specs
 from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
 from nanochat_core.specs import PipelineSpec, Spec
@@ -143,8 +144,7 @@ def cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 )
 def make(job: Job) -> dict[str, Any]:
     """Return {"folder", "digest", "metrics"} of the finished stage, running it where it is not finished."""
-    logger = get_run_logger()
-    with locks.hold(job.folder / ".lock", on_wait=logger.warning) as folder_lock:
+    with locks.hold(job.folder / ".lock", on_wait=warn) as folder_lock:
         manifest = None if job.is_forced else job.valid_manifest()
         if manifest is None:
             prepare_folder(job)
@@ -193,9 +193,10 @@ def prepare_folder(job: Job) -> None:
             if path.name != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif manifest is not None:
-        for problem in artifacts.damaged_files(job.folder, manifest):
-            get_run_logger().warning("%s: %s; the stage runs again", job.folder, problem)
-            drop_output(job.folder, problem.split(" ", 1)[0])
+        for record in manifest.files:
+            for problem in artifacts.damaged_files(job.folder, manifest.model_copy(update={"files": [record]})):
+                warn(f"{job.stage.name} runs again: in {job.folder}, {problem}")
+                drop_output(job.folder, record.path)
     artifacts.write_json(job.folder / "spec.json", job.request.model_dump(mode="json"))
 
 
@@ -223,7 +224,7 @@ def run(job: Job, folder_lock: int) -> Manifest:
         stall_minutes=(job.params.full.get("runtime") or {}).get("stall_minutes"),
     )
     if job.stage.uses_torchrun:
-        with locks.hold(paths.locks_dir(job.base) / "train.lock", on_wait=logger.warning) as train_lock:
+        with locks.hold(paths.locks_dir(job.base) / "train.lock", on_wait=warn) as train_lock:
             mlflow_run_id = job.observer.started()
             process.run(job.observer.measured, logger, held_locks=(folder_lock, train_lock))
     else:

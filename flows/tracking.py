@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.progress import say
 from flows.stage import StageOutcome
 from nanochat_core import paths
 from nanochat_core.metrics import read_metrics
@@ -133,9 +134,9 @@ class Tracker:
     def _give_up(self, reason: str) -> None:
         if self.trouble is None:
             self.trouble = reason
-            log.warning(
-                "MLflow does not answer; this run goes on untracked (its numbers are in the report): %s", reason
-            )
+            text = f"MLflow does not answer; this run goes on untracked (its numbers are in the report): {reason}"
+            log.warning("%s", text)
+            say(f"warning: {text}")  # the terminal of the command shows no log
 
 
 class StageTrack:

@@ -1,0 +1,55 @@
+"""What is fingerprinted of a stage, and what is left in its folder before it runs again."""
+
+from pathlib import Path
+
+from flows.evaluate import BASE, CHAT, evaluations
+from flows.pretrain import PRETRAIN
+from flows.sft import SFT
+from flows.stage import StageParams, drop_output
+from nanochat_core.recipes import recipe, resolve
+from nanochat_core.specs import with_changes
+
+
+def test_runtime_fields_reach_the_stage_but_not_the_fingerprint() -> None:
+    params = PRETRAIN.params(resolve(recipe("demo")))
+    assert params.full["runtime"]["stall_minutes"] == 10
+    assert "runtime" not in params.output
+    assert params.output["model"]["depth"] == params.full["model"]["depth"] == 4
+
+
+def test_an_evaluation_depends_only_on_the_fields_that_it_uses() -> None:
+    spec = recipe("demo")
+    changed = with_changes(spec, {"evaluate.core_examples": 7})
+    assert BASE.params(spec).output != BASE.params(changed).output
+    assert CHAT.params(spec).output == CHAT.params(changed).output
+    assert CHAT.params(spec).full["model_name"] == "sft"
+
+
+def test_a_recipe_without_midtraining_goes_from_base_to_sft() -> None:
+    spec = recipe("demo")
+    short = with_changes(spec, {"midtrain": None, "rl": None})
+    assert SFT.inputs(spec)["model"].name == "midtrain"
+    assert SFT.inputs(short)["model"].name == "pretrain"
+    assert [stage.name for stage in evaluations(short)] == ["evaluate_base", "evaluate_sft"]
+
+
+def test_excluded_and_extra_fields_are_so_in_both_kinds_of_params() -> None:
+    params = StageParams.of(recipe("demo").sft, exclude=["conversations"], extra=1)
+    assert "conversations" not in params.full and "conversations" not in params.output
+    assert params.full["extra"] == params.output["extra"] == 1
+
+
+def test_a_damaged_checkpoint_goes_as_a_whole_and_another_output_alone(tmp_path: Path) -> None:
+    for name in (
+        "checkpoints/step_2/model",
+        "checkpoints/step_2/meta",
+        "checkpoints/step_1/model",
+        "shards/a",
+        "shards/b",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    drop_output(tmp_path, "checkpoints/step_2/model")
+    drop_output(tmp_path, "shards/a")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"checkpoints/step_1/model", "shards/b"}
