@@ -3,6 +3,7 @@
 Slow: each run starts Prefect, MLflow and a dozen stages.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -91,15 +92,17 @@ def wait_for_worker(process: "subprocess.Popen[str]", base: Path) -> psutil.Proc
     """Return the rank that pretrains, once it has written a checkpoint."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            command = child.cmdline()
-            is_rank = "nanochat_core.stages.pretrain" in command and not {"torch.distributed.run", "flows.guard"} & set(
-                command
-            )
-            if is_rank and any(base.glob("artifacts/pretrain/*/checkpoints/step_*")):
-                return child
+        with contextlib.suppress(psutil.NoSuchProcess):  # processes come and go while we look
+            for child in psutil.Process(process.pid).children(recursive=True):
+                if is_pretraining_rank(child.cmdline()) and any(base.glob("artifacts/pretrain/*/checkpoints/step_*")):
+                    return child
         time.sleep(0.02)
     raise TimeoutError(f"no pretraining below {process.pid}")
+
+
+def is_pretraining_rank(command: list[str]) -> bool:
+    starters = {"torch.distributed.run", "flows.guard"}
+    return "nanochat_core.stages.pretrain" in command and not starters & set(command)
 
 
 def test_a_deleted_checkpoint_runs_again_and_equal_bytes_stop_the_wave(base: Path, first: dict[str, Any]) -> None:
