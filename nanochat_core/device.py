@@ -28,7 +28,7 @@ def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
 def set_determinism(device: torch.device) -> None:
     """On the CPU, have equal runs give equal bits: torch's own switch, and no denormals that cost time."""
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler: a second
         torch.set_flush_denormal(True)
     else:
         torch.backends.cuda.matmul.allow_tf32 = True
