@@ -8,6 +8,7 @@ the manifest that makes it whole.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -15,13 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nanochat_core.errors import ArtifactError, NanochatError
+from nanochat_core.errors import EXIT_BAD_INPUT, ArtifactError, NanochatError
 
 SCHEMA = 1
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 HASH_ALWAYS_BYTES = 1 << 20  # files up to this size are hashed at each verification, larger ones on demand
 
 
@@ -69,8 +71,13 @@ class StageFolder:
     """An artifact folder opened by the stage that works in it (or by whoever reads its results)."""
 
     def __init__(self, path: Path) -> None:
+        """Open the folder at `path`; raises ArtifactError where its spec.json cannot be read."""
         self.path = path.absolute()
-        self.request = StageRequest.model_validate_json((self.path / "spec.json").read_text())
+        try:
+            self.request = StageRequest.model_validate(read_json(self.path / "spec.json"))
+        except ValidationError as error:
+            fields = ", ".join(".".join(str(part) for part in problem["loc"]) for problem in error.errors())
+            raise ArtifactError(f"{self.path}/spec.json is no request of a stage (see {fields}).") from None
 
     @property
     def artifacts_root(self) -> Path:
@@ -103,7 +110,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either absent, old or whole: temporary name, fsync, rename."""
-    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the bytes that `write_json` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -211,7 +223,7 @@ def reported_exit(folder: Path, *, is_main: bool = True) -> Iterator[None]:
     """Turn an exception into the stage's last word: `exit.json {code, message}` and a one-line message on stderr.
 
     torchrun turns each rank's exit status into 1, so the word travels in the file. An unexpected exception leaves no
-    file, and its traceback: that is a crash.
+    file, and its traceback: that is a crash. A full disk is no crash, wherever it is met.
     """
     with contextlib.suppress(OSError):
         if is_main:
@@ -219,10 +231,22 @@ def reported_exit(folder: Path, *, is_main: bool = True) -> Iterator[None]:
     try:
         yield
     except NanochatError as error:
+        _exit(folder, error.exit_code, str(error), is_main)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _exit(folder, EXIT_BAD_INPUT, f"The disk is full: {error}. Free space for {folder} and run again.", is_main)
+
+
+def _exit(folder: Path, code: int, message: str, is_main: bool) -> NoReturn:
+    """Leave `message`, in one line, in exit.json and on stderr, as far as the disk has room for it, and exit."""
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):
         if is_main or not (folder / "exit.json").exists():
-            write_json(folder / "exit.json", {"code": error.exit_code, "message": str(error)})
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from None
+            write_json(folder / "exit.json", {"code": code, "message": line})
+    with contextlib.suppress(OSError):
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
 
 
 def run_stage(work: Callable[[StageFolder], None], *, is_main: bool = True) -> None:

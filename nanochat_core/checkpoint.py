@@ -3,14 +3,14 @@
     checkpoints/step_00000400/{model.safetensors, optimizer.safetensors, loader.rank00000.safetensors, meta.json}
 
 Written under a temporary name, fsynced, renamed. `meta.json` holds the step, the shape of the model, the hash of its
-tokenizer, the digest of its data, and the SHA-256 of every other file: a changed byte is refused by name.
+tokenizer, the digest of its data, and the SHA-256 of every other file and of itself: a changed byte is refused by name.
 """
 
-import errno
 import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,9 +18,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from nanochat_core.artifacts import sync_folder, write_json
+from nanochat_core.artifacts import DISK_FULL, canonical_json, json_bytes, read_json, sync_folder, write_json
 from nanochat_core.distributed import World
-from nanochat_core.errors import CheckpointError
+from nanochat_core.errors import ArtifactError, CheckpointError
 from nanochat_core.model.gpt import GPT
 from nanochat_core.specs import ModelSpec, Precision
 
@@ -43,6 +43,7 @@ class CheckpointMeta(BaseModel):
     tokenizer_hash: str
     data_digest: str
     files: dict[str, str] = {}  # name -> sha256
+    seal: str = ""  # sha256 of all the rest
 
 
 class Checkpoint(BaseModel):
@@ -65,13 +66,14 @@ def save(folder: Path, checkpoint: Checkpoint, world: World, *, keep: int) -> Pa
     The newest `keep` are kept. Raises CheckpointError where the disk is full; earlier checkpoints stay whole.
     """
     final = folder / folder_name(checkpoint.meta.step)
-    if (final / META_FILE).is_file():
-        return final
     temporary = folder / f".{final.name}.tmp"
     hashes: dict[str, str] = {}
     try:
         if world.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_unfinished(folder)
+        if (final / META_FILE).is_file():
+            return final
+        if world.is_main:
             temporary.mkdir(parents=True)
         world.barrier()
         name = f"loader.rank{world.rank:05d}.safetensors"
@@ -83,7 +85,7 @@ def save(folder: Path, checkpoint: Checkpoint, world: World, *, keep: int) -> Pa
             hashes |= dict(line.split(" ") for line in data.decode().splitlines())
         if world.is_main:
             meta = checkpoint.meta.model_copy(update={"files": dict(sorted(hashes.items()))})
-            write_json(temporary / META_FILE, meta.model_dump())
+            write_json(temporary / META_FILE, _sealed(meta.model_dump()))
             sync_folder(temporary)
             os.rename(temporary, final)
             sync_folder(folder)
@@ -108,15 +110,23 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 def _explain_write_error(folder: Path, error: OSError) -> str:
     previous = latest(folder)
     kept = f"the last whole checkpoint is {previous.name}" if previous else "there is no earlier checkpoint"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         free = shutil.disk_usage(folder).free >> 20
         return f"The disk is full ({free} MiB free) while writing to {folder}; {kept}. Free space and run again."
     return f"Cannot write a checkpoint to {folder}: {error}; {kept}. Mend it and run again."
 
 
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written or half removed."""
+    for path in folder.glob(".step_*.tmp"):
+        shutil.rmtree(path)
+
+
 def _remove_old(folder: Path, keep: int) -> None:
     for path in all_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+        doomed = path.with_name(f".{path.name}.tmp")  # half removed, it must not look whole
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -131,16 +141,29 @@ def latest(folder: Path) -> Path | None:
 
 
 def read_meta(path: Path) -> CheckpointMeta:
-    """Return a checkpoint's meta; raises CheckpointError where it cannot be read or is of a newer format."""
+    """Return a checkpoint's meta; raises CheckpointError where it is missing, changed or of a newer format."""
     try:
-        meta = CheckpointMeta.model_validate_json((path / META_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error}. Run its stage again.") from error
-    if meta.format_version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {meta.format_version}, we read up to {FORMAT_VERSION}. Update nanochat."
-        )
+        value = read_json(path / META_FILE)
+        if (version := value.get("format_version", 0)) > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version}, we read up to {FORMAT_VERSION}. Update nanochat."
+            )
+        meta = CheckpointMeta.model_validate(value)
+    except (ArtifactError, ValidationError) as error:
+        raise _changed(path / META_FILE) from error
+    if json_bytes(_sealed(value)) != (path / META_FILE).read_bytes():
+        raise _changed(path / META_FILE)
     return meta
+
+
+def _sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of meta.json with its seal: the SHA-256 of all the rest."""
+    text = canonical_json({name: field for name, field in value.items() if name != "seal"})
+    return value | {"seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _changed(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} has other bytes than were written. Delete {path.parent} and run its stage again.")
 
 
 def load(path: Path, *, tokenizer_hash: str, device: torch.device) -> Checkpoint:
@@ -198,9 +221,7 @@ def _read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
             f"Cannot read {path}: {error.strerror}. Delete {path.parent} and run its stage again."
         ) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(
-            f"{path} has other bytes than were written. Delete {path.parent} and run its stage again."
-        )
+        raise _changed(path)
     return load_safetensors(data)
 
 

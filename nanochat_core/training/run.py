@@ -15,7 +15,7 @@ from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.distributed import World
-from nanochat_core.errors import Preempted
+from nanochat_core.errors import CheckpointError, Preempted
 from nanochat_core.metrics import MetricsWriter, read_metrics
 from nanochat_core.model.accounting import flops_per_token
 from nanochat_core.specs import TrainingRuntime
@@ -147,6 +147,7 @@ def restore(run: TrainingRun) -> bool:
     if path is None:
         return False
     found = checkpoint.load(path, tokenizer_hash=run.meta.tokenizer_hash, device=run.world.device)
+    _check_origin(path, found.meta, run.meta)
     run.state.model.load_state_dict(found.model)
     run.state.optimizer.load(found.optimizer, found.meta.optimizer_steps)
     run.state.loader.load(found.loader)
@@ -154,6 +155,19 @@ def restore(run: TrainingRun) -> bool:
     if (random_state := found.loader.get(f"random.rank{run.world.rank}")) is not None:
         torch.set_rng_state(random_state)
     return True
+
+
+def _check_origin(path: Path, found: CheckpointMeta, own: CheckpointMeta) -> None:
+    """Raise CheckpointError where the checkpoint was made by another stage, for another model, or from other data."""
+    differing = [
+        f"{name} {getattr(found, name)!r} instead of {getattr(own, name)!r}"
+        for name in ("stage", "model", "vocab_size", "precision", "data_digest")
+        if getattr(found, name) != getattr(own, name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{path} belongs to another run ({'; '.join(differing)}). Delete {path.parent}, or use another folder."
+        )
 
 
 def _random_state(world: World) -> dict[str, Tensor]:
