@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from nanochat_core.data.shards import read_columns
 from nanochat_core.errors import DataError, SpecError
 from nanochat_core.model.loss import IGNORED
 
@@ -20,10 +20,11 @@ Rows = list[tuple[np.ndarray, np.ndarray]]  # ids int32 and mask int8 of each co
 
 
 def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Rows:
-    """Return ids and mask of each conversation; with mask "none" every token is learned."""
-    table = pq.read_table(path, columns=["ids", "mask"])
-    if not table.num_rows:
-        raise DataError(f"{path} holds no conversations. Give the mixture more rows.")
+    """Return ids and mask of each conversation; with mask "none" every token is learned.
+
+    Raises DataError where the file is corrupt or holds no conversations.
+    """
+    table = read_columns(path, ["ids", "mask"])
     columns = []
     for name, dtype in (("ids", np.int32), ("mask", np.int8)):
         column = table[name].combine_chunks()

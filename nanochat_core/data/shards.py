@@ -71,6 +71,20 @@ def read_row_group(path: Path, index: int) -> list[str]:
     return [text or "" for text in _read_column(path, index).to_pylist()]
 
 
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Return columns of any parquet file; raises DataError where it is missing, corrupt, without one of them or empty.
+
+    Conversations are read with it: they, unlike text, fit into memory.
+    """
+    for column in columns:
+        check_parquet(path, column)
+    with _opened(path) as file:
+        try:
+            return file.read(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} is corrupt ({_one_line(error)}): remove it and make it again.") from None
+
+
 def documents(paths: Sequence[Path]) -> Iterator[str]:
     """Yield the documents of the shards in order, one row group in memory at a time."""
     for path, index, _rows in row_groups(paths):

@@ -9,10 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes
+from nanochat_core.data.shards import read_columns
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.tool_use import load_tool
@@ -56,8 +55,8 @@ def _loader(folder: StageFolder, spec: RLSpec, world: World) -> QuestionLoader:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Return the rows of a conversations file with `messages` and `meta` decoded."""
-    rows = pq.read_table(path, columns=["messages", "source", "meta"]).to_pylist()
+    """Return the rows of a conversations file with `messages` and `meta` decoded; raises DataError if it has none."""
+    rows = read_columns(path, ["messages", "source", "meta"]).to_pylist()
     return [row | {"messages": json.loads(row["messages"]), "meta": json.loads(row["meta"])} for row in rows]
 
 

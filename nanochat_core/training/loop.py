@@ -3,6 +3,7 @@
 `TrainState` is what a checkpoint holds. Resuming is bitwise: the same state gives the same next step.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,15 +92,20 @@ def train_step(
     numbers = torch.stack([total, total.new_tensor(idx.numel()), total.new_tensor(float(stop_requested))])
     loss_total, tokens, stopping = world.sum_(numbers).tolist()
     mean_loss = loss_total / trained.item()
-    if not mean_loss < float("inf"):
-        raise DataError(
-            f"The loss of step {state.step + 1} is {mean_loss}; the weights were left as they were. "
-            "Lower the rates (pretrain.optimizer.lr_scale) or look at the data of this step, then run again."
-        )
+    check_loss(mean_loss, state.step + 1)
     norm = apply_gradients(state.model, state.optimizer, world, rates, grad_clip=grad_clip)
     state.step += 1
     state.tokens += int(tokens)
     return mean_loss, norm, int(tokens), stopping > 0
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Raise DataError where the loss of this step is not finite; to be called before the weights change."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"The loss of step {step} is {loss}; the weights were left as they were. "
+            "Lower the rates (optimizer.lr_scale of the stage) or look at the data of this step, then run again."
+        )
 
 
 def apply_gradients(

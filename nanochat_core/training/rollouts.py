@@ -23,7 +23,7 @@ from nanochat_core.model.loss import IGNORED, token_nll
 from nanochat_core.specs import Precision, RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
-from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, apply_gradients, scheduled_rates
+from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, apply_gradients, check_loss, scheduled_rates
 
 Question = dict[str, Any]  # {"messages", "source", "meta"}: a row of the conversations
 Reward = Callable[[Question, Completion], float]
@@ -180,6 +180,8 @@ def _reinforce_step(
             loss = policy_loss(state.model, rows[first : first + micro_rows]) / max(tokens, 1.0)
         loss.backward()
         total += loss.item()
+    total = world.sum_(torch.tensor(total, device=world.device, dtype=world.sum_dtype)).item()
+    check_loss(total, state.step + 1)
     rates, multiplier = scheduled_rates(state, settings)
     norm = apply_gradients(state.model, state.optimizer, world, rates, grad_clip=settings.optimizer.grad_clip)
     state.step += 1
