@@ -14,7 +14,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 @pytest.fixture(scope="session")
 def base_model(bench: Workbench) -> Path:
-    """A finished pretraining of 30 steps that was never interrupted."""
+    """A finished pretraining that was never interrupted."""
     folder = bench.pretrain("whole")
     stage_folders.run(folder)
     return folder

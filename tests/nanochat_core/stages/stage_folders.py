@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from nanochat_core.training.finetune import rendered
 
 PROJECT = Path(__file__).parents[3]
 VOCAB_SIZE = 320
+STEPS = 50
 WORDS = re.findall("[a-z]+", "the cat saw two red birds fly over our old house and rain fell into deep water on a mat")
 
 
@@ -123,7 +125,7 @@ def runtime(**changes: Any) -> TrainingRuntime:
 
 
 def pretrain_params(
-    *, steps: int = 30, runtime_changes: dict[str, Any] | None = None, **changes: Any
+    *, steps: int = STEPS, runtime_changes: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
     """Return the params of a model of 40,000 parameters."""
     spec = PretrainSpec(
@@ -131,7 +133,7 @@ def pretrain_params(
         precision="fp32",
         steps=steps,
         total_batch_tokens=256,
-        validation_every=15,
+        validation_every=25,
         validation_tokens=1024,
         sample_every=1000,
         runtime=runtime(**(runtime_changes or {})),
@@ -175,10 +177,22 @@ def command(folder: Path, ranks: int = 1) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *stage]
 
 
-def start(folder: Path, ranks: int = 1) -> "subprocess.Popen[str]":
+def start(folder: Path, ranks: int = 1, largest_file: int | None = None) -> "subprocess.Popen[str]":
+    """Start a stage's process; with `largest_file`, each file that it writes is full after so many bytes."""
+
+    def limit() -> None:
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "NANOCHAT_DEVICE": "cpu"}
     return subprocess.Popen(
-        command(folder, ranks), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+        command(folder, ranks),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        preexec_fn=limit,
     )
 
 
@@ -190,9 +204,15 @@ def run(folder: Path, ranks: int = 1) -> dict[str, Any]:
     return read_json(folder / "result.json")
 
 
-def refusal(folder: Path) -> str:
+def final_bytes(folder: Path) -> dict[str, bytes]:
+    """Return every file of the last checkpoint."""
+    last = max((folder / "checkpoints").glob("step_*"))
+    return {path.name: path.read_bytes() for path in sorted(last.iterdir())}
+
+
+def refusal(folder: Path, largest_file: int | None = None) -> str:
     """Run a stage that must refuse its input; return the one line that it prints."""
-    process = start(folder)
+    process = start(folder, largest_file=largest_file)
     _, errors = process.communicate(timeout=150)
     assert process.returncode == 2, f"ended with {process.returncode}: {errors}"
     assert "Traceback" not in errors

@@ -4,24 +4,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load
 
 from nanochat_core.artifacts import StageFolder, finish
 from tests.nanochat_core.stages import stage_folders
-from tests.nanochat_core.stages.stage_folders import Workbench, finetune_params, rl_params
+from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes, finetune_params, rl_params
 
 
 def digest(folder: Path) -> str:
     return finish(StageFolder(folder)).digest
 
 
-def test_two_pretrainings_with_one_seed_have_equal_digests_and_another_seed_has_not(
-    bench: Workbench, base_model: Path
-) -> None:
-    again, other = bench.pretrain("again"), bench.pretrain("other-seed", seed=43)
-    for folder in (again, other):
-        stage_folders.run(folder)
+def test_two_pretrainings_with_one_seed_have_equal_digests(bench: Workbench, base_model: Path) -> None:
+    again = bench.pretrain("again")
+    stage_folders.run(again)
     assert digest(again) == digest(base_model)
+
+
+@pytest.mark.slow
+def test_another_seed_has_another_digest(bench: Workbench, base_model: Path) -> None:
+    other = bench.pretrain("other-seed", seed=43)
+    stage_folders.run(other)
     assert digest(other) != digest(base_model)
+
+
+@pytest.mark.slow
+def test_the_size_of_a_micro_batch_changes_the_weights_by_rounding_only(bench: Workbench, base_model: Path) -> None:
+    small = bench.pretrain("small-micro-batch", runtime_changes={"device_batch_size": 2})
+    stage_folders.run(small)
+    weights = [load(final_bytes(folder)["model.safetensors"]) for folder in (small, base_model)]
+    for name, tensor in weights[0].items():
+        assert (tensor - weights[1][name]).norm() < 1e-2 * tensor.norm()
 
 
 @pytest.mark.parametrize(

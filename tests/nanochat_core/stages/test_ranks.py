@@ -1,31 +1,70 @@
 """Two ranks compute what one computes."""
 
+import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from nanochat_core.artifacts import read_json
 from nanochat_core.metrics import read_metrics
 from tests.nanochat_core.stages import stage_folders
-from tests.nanochat_core.stages.stage_folders import Workbench
+from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes
+
+
+def bpb_of(folder: Path) -> float:
+    return read_json(folder / "result.json")["metrics"]["val_bpb_last"]
+
+
+def wait_for_line(folder: Path, number: int) -> None:
+    """Wait until the stage has written so many lines of metrics."""
+    path, deadline = folder / "metrics.jsonl", time.monotonic() + 60
+    while not (path.exists() and len(path.read_bytes().splitlines()) >= number) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def ranks_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "nanochat_core.stages.pretrain" in child.cmdline()]
 
 
 def losses(folder: Path) -> list[float]:
     return [line["train/loss"] for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line]
 
 
-def test_two_ranks_give_the_losses_and_the_bpb_of_one_over_fifty_steps(bench: Workbench) -> None:
-    one, two = bench.pretrain("one-rank", steps=50), bench.pretrain("two-ranks", steps=50)
-    bpb = [stage_folders.run(folder, ranks)["metrics"]["val_bpb_last"] for folder, ranks in ((one, 1), (two, 2))]
-    assert len(losses(one)) == 50
-    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
-    assert bpb[1] == pytest.approx(bpb[0], rel=0.01)
+def test_two_ranks_give_the_losses_and_the_bpb_of_one_over_fifty_steps(bench: Workbench, base_model: Path) -> None:
+    folder = bench.pretrain("two-ranks")
+    result = stage_folders.run(folder, ranks=2)
+    assert len(losses(base_model)) == 50
+    assert losses(folder) == pytest.approx(losses(base_model), rel=1e-4)
+    assert result["metrics"]["val_bpb_last"] == pytest.approx(bpb_of(base_model), rel=0.01)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_ranks_goes_on_with_one(bench: Workbench, base_model: Path) -> None:
-    folder = bench.pretrain("two-then-one", steps=15)
+def test_two_ranks_of_which_one_is_killed_end_with_the_bytes_of_two_that_were_not(bench: Workbench) -> None:
+    whole, folder = bench.pretrain("two-whole"), bench.pretrain("two-killed")
+    stage_folders.run(whole, ranks=2)
+    process = stage_folders.start(folder, ranks=2)
+    wait_for_line(folder, 13)
+    ranks_of(process)[-1].kill()
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, 75)
+    assert not (folder / "exit.json").exists()
     stage_folders.run(folder, ranks=2)
-    bench.pretrain("two-then-one", steps=30)
+    assert final_bytes(folder) == final_bytes(whole)
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_on_all_ranks_and_one_rank_goes_on(bench: Workbench, base_model: Path) -> None:
+    folder = bench.pretrain("two-terminated", runtime_changes={"checkpoint_every": 1000})
+    process = stage_folders.start(folder, ranks=2)
+    wait_for_line(folder, 6)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert read_json(folder / "exit.json")["code"] == 75
+    (saved,) = (folder / "checkpoints").glob("step_*")
+    assert sorted(path.name for path in saved.glob("loader.*")) == [f"loader.rank{n:05d}.safetensors" for n in (0, 1)]
     stage_folders.run(folder, ranks=1)
-    assert losses(folder)[:10] == pytest.approx(losses(base_model)[:10], rel=1e-4)
-    assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")][-1] == 30
+    assert losses(folder) == pytest.approx(losses(base_model), rel=1e-4)
+    assert read_metrics(folder / "metrics.jsonl")[-1]["attempt"] == 2
