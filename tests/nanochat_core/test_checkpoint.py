@@ -62,6 +62,8 @@ def test_an_unfinished_checkpoint_is_never_taken_for_whole(tmp_path: Path) -> No
     (torn / "model.safetensors").write_bytes(b"half")
     (tmp_path / "step_00000003").mkdir()
     assert checkpoint.latest(tmp_path).name == "step_00000001"
+    save(tmp_path, 4)
+    assert not torn.exists()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "loader.rank00000.safetensors"])
@@ -72,6 +74,36 @@ def test_a_changed_byte_anywhere_is_refused_by_name(tmp_path: Path, name: str) -
     path.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match=name):
         load(path.parent)
+
+
+def test_every_byte_of_the_meta_file_counts(tmp_path: Path) -> None:
+    path = save(tmp_path, 1) / "meta.json"
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for other in (data[place] ^ 1, ord(" "), ord("7")):
+            if other == data[place]:
+                continue
+            path.write_bytes(data[:place] + bytes([other]) + data[place + 1 :])
+            with pytest.raises(CheckpointError, match=r"meta\.json has other bytes|format version 7|tokenizer"):
+                load(path.parent)
+    path.write_bytes(data)
+    assert load(path.parent).meta.step == 1
+
+
+def test_a_checkpoint_that_is_half_removed_is_not_whole_and_the_next_save_sweeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_one_file_and_die(path: Path, **_: object) -> None:
+        (path / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    save(tmp_path, 1, keep=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", remove_one_file_and_die)
+        save(tmp_path, 2, keep=1)
+    assert [path.name for path in checkpoint.all_checkpoints(tmp_path)] == ["step_00000002"]
+    save(tmp_path, 3, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000003"]
 
 
 def test_another_tokenizer_and_a_newer_format_are_refused(tmp_path: Path) -> None:

@@ -4,37 +4,48 @@ import pytest
 
 from nanochat_core import recipes
 from nanochat_core.errors import SpecError
-from nanochat_core.model.accounting import flops_per_token, parameter_counts, scaling_parameters
-from nanochat_core.optim import scaling
+from nanochat_core.model.accounting import scaling_parameters
 from nanochat_core.recipes import RECIPES, plan, recipe, resolve
 from nanochat_core.specs import ModelSpec, with_changes
 
-# depth: total parameters and scaling parameters in millions, FLOPs a token, steps at ratio 12, Muon's weight decay
+# depth: width, heads, total and scaling parameters in millions, FLOPs a token; then at ratio 12: tokens in billions,
+# batch in tokens, steps, rate factor of the batch, Muon's weight decay, training FLOPs
 FULL = {
-    4: (36.7, 11.5, 8.02e7, 528, 1.890),
-    8: (125.8, 41.9, 2.96e8, 1920, 0.520),
-    10: (196.0, 70.1, 4.96e8, 1605, 0.440),
-    12: (286.3, 110.1, 7.60e8, 2520, 0.280),
-    16: (536.9, 234.9, 1.59e9, 5376, 0.131),
-    18: (701.9, 324.4, 2.18e9, 3712, 0.134),
-    20: (896.5, 435.2, 2.89e9, 4980, 0.100),
-    22: (1123.2, 569.5, 3.76e9, 6517, 0.0766),
-    24: (1384.1, 729.8, 4.78e9, 8352, 0.0597),
-    26: (1681.8, 918.4, 5.99e9, 10510, 0.0475),
-    32: (2818.6, 1677.7, 1.08e10, 9600, 0.0368),
+    4: (256, 2, 36.7, 11.5, 80200000.0, 0.14, 262144, 528, 0.707, 1.89, 1.1e16),
+    8: (512, 4, 125.8, 41.9, 296000000.0, 0.5, 262144, 1920, 0.707, 0.52, 1.5e17),
+    10: (640, 5, 196.0, 70.1, 496000000.0, 0.84, 524288, 1605, 1, 0.44, 4.2e17),
+    12: (768, 6, 286.3, 110.1, 760000000.0, 1.32, 524288, 2520, 1, 0.28, 1e18),
+    16: (1024, 8, 536.9, 234.9, 1590000000.0, 2.82, 524288, 5376, 1, 0.131, 4.5e18),
+    18: (1152, 9, 701.9, 324.4, 2180000000.0, 3.89, 1048576, 3712, 1.414, 0.134, 8.5e18),
+    20: (1280, 10, 896.5, 435.2, 2890000000.0, 5.22, 1048576, 4980, 1.414, 0.1, 1.5e19),
+    22: (1408, 11, 1123.2, 569.5, 3760000000.0, 6.83, 1048576, 6517, 1.414, 0.0766, 2.6e19),
+    24: (1536, 12, 1384.1, 729.8, 4780000000.0, 8.76, 1048576, 8352, 1.414, 0.0597, 4.2e19),
+    26: (1664, 13, 1681.8, 918.4, 5990000000.0, 11.0, 1048576, 10510, 1.414, 0.0475, 6.6e19),
+    32: (2048, 16, 2818.6, 1677.7, 10800000000.0, 20.1, 2097152, 9600, 2, 0.0368, 2.2e20),
 }
 
 
 @pytest.mark.parametrize("depth", FULL)
 def test_the_full_models_have_the_published_sizes_and_horizons(depth: int) -> None:
-    model, vocab_size = ModelSpec(arch="full", depth=depth), 32_768
-    total, scale, flops, steps, decay = FULL[depth]
-    assert parameter_counts(model, vocab_size)["total"] / 1e6 == pytest.approx(total, abs=0.06)
-    assert scaling_parameters(model, vocab_size) / 1e6 == pytest.approx(scale, abs=0.06)
-    assert flops_per_token(model, vocab_size) == pytest.approx(flops, rel=0.005)
-    batch = scaling.batch_tokens(model, vocab_size, 12)
-    assert scaling.horizon_tokens(model, vocab_size, 12) // batch == steps
-    assert scaling.weight_decay(model, vocab_size, 12) == pytest.approx(decay, rel=0.01)
+    width, heads, total, scale, flops, tokens, batch, steps, rate, decay, training_flops = FULL[depth]
+    changes = {"pretrain.model.arch": "full", "pretrain.model.depth": depth, "pretrain.tokens_per_parameter": 12.0}
+    numbers = plan(resolve(with_changes(recipe("classic_d20"), changes | {"tokenizer.vocab_size": 32_768})))
+    assert (numbers["width"], numbers["query heads"], numbers["key/value heads"]) == (width, heads, heads)
+    assert (numbers["batch (tokens)"], numbers["steps"]) == (batch, steps)
+    assert numbers["parameters, total"] / 1e6 == pytest.approx(total, abs=0.06)
+    assert scaling_parameters(ModelSpec(arch="full", depth=depth), 32_768) / 1e6 == pytest.approx(scale, abs=0.06)
+    assert numbers["FLOPs per token"] == pytest.approx(flops, rel=0.005)
+    assert numbers["training tokens"] / 1e9 == pytest.approx(tokens, abs=0.06)
+    assert numbers["rate factor of the batch"] == pytest.approx(rate, abs=0.001)
+    assert numbers["Muon weight decay"] == pytest.approx(decay, rel=0.01)
+    assert numbers["training FLOPs"] == pytest.approx(training_flops, rel=0.05)
+
+
+def test_the_100_dollar_run_has_its_published_numbers() -> None:
+    numbers = plan(resolve(recipe("classic_d20")))
+    assert numbers["parameters, total"] == 560_988_160
+    assert numbers["training FLOPs"] == pytest.approx(4e19, rel=0.03)
+    assert (numbers["layers"], numbers["vocabulary (tokens)"], numbers["Muon weight decay"]) == (20, 65_536, 0.0)
 
 
 @pytest.mark.parametrize(

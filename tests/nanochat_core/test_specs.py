@@ -1,5 +1,8 @@
 """What a user may set, and what it does to a fingerprint."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from nanochat_core import recipes, specs
@@ -22,6 +25,56 @@ def test_fields_that_change_how_it_runs_stay_out_of_the_output_params_and_all_ot
     assert runtime_names(specs.PretrainSpec) == {"runtime"}
     assert runtime_names(specs.TrainingRuntime) == set(specs.TrainingRuntime.model_fields)
     assert runtime_names(specs.LaunchSpec) == set(specs.LaunchSpec.model_fields)
+
+
+def leaves(spec: Spec, path: tuple[str, ...] = (), is_runtime: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (dotted name, value, whether it or a group above it is a runtime field) of every field."""
+    for name, value in spec:
+        hidden = is_runtime or name in runtime_names(type(spec))
+        if isinstance(value, Spec):
+            yield from leaves(value, (*path, name), hidden)
+        else:
+            yield ".".join((*path, name)), value, hidden
+
+
+CHOICES: dict[str, Any] = {
+    "arch": ["full"],
+    "batching": ("stream", "padded"),
+    "chat_tasks": [("x",)],
+    "core_tasks": [("x",)],
+    "datasets": [("mmlu",)],
+    "device": ["cpu"],
+    "force": [("sft",)],
+    "mask": ("none", "assistant"),
+    "mixture": [({"task": "Other"},)],
+    "precision": ("bf16", "fp32"),
+    "source": ("path", "local"),
+    "steps": [7],
+}
+
+
+def other_value(name: str, value: Any) -> Any:
+    """Return another valid value of the field."""
+    leaf = name.split(".")[-1]
+    if leaf in CHOICES:
+        return next(choice for choice in CHOICES[leaf] if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value / 2 + 0.25 if isinstance(value, float) else value + 2
+    return "other" if isinstance(value, str) or leaf in ("path", "run_name", "rdzv_endpoint") else 32
+
+
+def test_a_field_changes_the_output_params_unless_it_is_a_runtime_field() -> None:
+    spec = recipes.resolve(recipes.recipe("demo"))
+    fields = list(leaves(spec))
+    assert len(fields) > 100
+    wrong = [
+        name
+        for name, value, is_runtime in fields
+        if (with_changes(spec, {name: other_value(name, value)}).output_params() == spec.output_params()) != is_runtime
+    ]
+    assert wrong == []
 
 
 def test_a_nested_field_can_be_changed() -> None:

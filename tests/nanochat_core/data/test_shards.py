@@ -11,6 +11,7 @@ from nanochat_core.data.shards import (
     check_parquet,
     count_text,
     documents,
+    read_columns,
     read_row_group,
     row_groups,
     write_shard,
@@ -60,6 +61,22 @@ def test_a_corrupt_page_is_found_when_it_is_read(shard: Path) -> None:
     assert check_parquet(shard) == len(TEXTS)
     with pytest.raises(DataError, match="corrupt in row group 0"):
         count_text(shard)
+
+
+def test_columns_are_read_and_a_missing_one_an_empty_file_and_a_corrupt_page_refused(tmp_path: Path) -> None:
+    path = tmp_path / "conversations.parquet"
+    table = pa.table({"ids": [[1, 2], [3]] * 100, "mask": [[0, 1], [1]] * 100})
+    pq.write_table(table, path, compression="zstd")
+    assert read_columns(path, ["ids"]).to_pylist()[:2] == [{"ids": [1, 2]}, {"ids": [3]}]
+    with pytest.raises(DataError, match=r"has no column 'messages' \(columns: ids, mask\)"):
+        read_columns(path, ["ids", "messages"])
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 60 + data[64:])
+    with pytest.raises(DataError, match=r"conversations\.parquet is corrupt"):
+        read_columns(path, ["ids", "mask"])
+    pq.write_table(table.slice(0, 0), path)
+    with pytest.raises(DataError, match=r"conversations\.parquet has no rows"):
+        read_columns(path, ["ids"])
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,24 @@
 import pytest
 import torch
 
-from nanochat_core.errors import SpecError
+from nanochat_core.distributed import World
+from nanochat_core.errors import DataError, SpecError
 from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.specs import OptimizerSpec, RLSpec
 from nanochat_core.stages.rl import paired_gain
-from nanochat_core.training.rollouts import Answered, load_reward, policy_loss, reinforce_rows
+from nanochat_core.training.finetune import rendered
+from nanochat_core.training.loop import LoopSettings, TrainState
+from nanochat_core.training.rollouts import (
+    Answered,
+    Question,
+    QuestionLoader,
+    load_reward,
+    policy_loss,
+    reinforce_rows,
+    reinforce_steps,
+)
 from tests.nanochat_core.inference.test_engine import random_model
 
 
@@ -47,6 +60,30 @@ def test_the_loss_and_its_gradient_are_those_of_the_obvious_sum() -> None:
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     for ours, slow in zip(gradients[0][1], gradients[1][1], strict=True):
         torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-6)
+
+
+class OneAnswer:
+    """A sampler that gives every question the same two answers, of which one is right."""
+
+    def answer(self, questions: list[Question], seeds: list[int], num_samples: int) -> list[Answered]:
+        return [answered([1.0, 0.0]) for _ in questions]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update() -> None:
+    model, world = random_model(), World(0, 1, torch.device("cpu"))
+    loader = QuestionLoader([{"messages": []}], per_step=1, seed=0, world=world)
+    state = TrainState(model, MuonAdamW(model), loader, "fp32")
+    spec = RLSpec.model_validate(rendered({"samples_per_question": 2}))
+    settings = LoopSettings(steps=2, optimizer=OptimizerSpec(grad_clip=None), micro_rows=2)
+    steps = reinforce_steps(OneAnswer(), spec, 2)(state, world, settings, lambda: False)
+    assert next(steps).step == 1
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] = float("nan")
+    before = model.wte.weight.detach().clone()
+    with pytest.raises(DataError, match="The loss of step 2 is nan"):
+        next(steps)
+    assert state.step == 1
+    assert torch.equal(model.wte.weight, before)
 
 
 def test_an_unknown_reward_is_refused_with_the_nearest_name() -> None:
