@@ -12,6 +12,7 @@ from nanochat_core.data.loader import TokenLoader, joined_tokens, stream_rows
 from nanochat_core.data.shards import TextShards, read_row_group, row_groups
 from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World, joined_world, rank_from_environment
+from nanochat_core.errors import SpecError
 from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
@@ -36,6 +37,7 @@ SAMPLE_PROMPTS = (
 def pretrain(folder: StageFolder) -> None:
     """Train a model from scratch on the text shards and write its checkpoints and result."""
     spec = parse_params(PretrainSpec, folder.request.params)
+    check_spec(spec)
     with joined_world() as world:
         tokenizer = Tokenizer.load(folder.input("tokenizer"))
         shards = TextShards.open(folder.input("text"))
@@ -43,6 +45,17 @@ def pretrain(folder: StageFolder) -> None:
         lines = train(run)
         if world.is_main:
             _write_result(folder, spec, run, lines, tokenizer, shards)
+
+
+def check_spec(spec: PretrainSpec) -> None:
+    """Raise SpecError where a field is still to be derived, or asks for what is not built yet."""
+    fields = {"steps": spec.steps, "total_batch_tokens": spec.total_batch_tokens, **dict(spec.model)}
+    if empty := [name for name, value in fields.items() if value is None]:
+        raise SpecError(f"pretrain: {', '.join(empty)} must be given here; `nanochat plan` shows the derived values.")
+    if spec.model.arch != "classic" or spec.precision == "fp8":
+        raise SpecError(
+            f"pretrain: arch {spec.model.arch!r} in {spec.precision!r} is not built yet; use 'classic' in 'bf16'."
+        )
 
 
 def _make_run(
