@@ -3,6 +3,7 @@
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from nanochat_core.artifacts import read_json
 from nanochat_core.metrics import read_metrics
 from tests.nanochat_core.stages import stage_folders
-from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes
+from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes, finetune_params, rl_params
 
 
 def bpb_of(folder: Path) -> float:
@@ -39,6 +40,38 @@ def test_two_ranks_give_the_losses_and_the_bpb_of_one_over_fifty_steps(bench: Wo
     assert len(losses(base_model)) == 50
     assert losses(folder) == pytest.approx(losses(base_model), rel=1e-4)
     assert result["metrics"]["val_bpb_last"] == pytest.approx(bpb_of(base_model), rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "params"),
+    [
+        ("midtrain", finetune_params(batching="stream", mask="none", batch_rows=4, steps=10)),
+        ("sft", finetune_params(steps=10)),
+    ],
+)
+def test_two_ranks_give_the_losses_of_one_on_conversations(
+    stage: str, params: dict[str, Any], bench: Workbench, base_model: Path
+) -> None:
+    one, two = (bench.request(stage, f"ranks-{ranks}", params, model="pretrain/whole") for ranks in (1, 2))
+    results = [stage_folders.run(folder, ranks) for folder, ranks in ((one, 1), (two, 2))]
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert results[1]["metrics"]["val_loss_last"] == pytest.approx(results[0]["metrics"]["val_loss_last"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_ranks_answer_the_same_questions_before_and_learn_from_all_of_them(
+    bench: Workbench, base_model: Path
+) -> None:
+    one, two = (bench.request("rl", f"ranks-{ranks}", rl_params(steps=3), model="pretrain/whole") for ranks in (1, 2))
+    results = [stage_folders.run(folder, ranks) for folder, ranks in ((one, 1), (two, 2))]
+    records = [(folder / "records" / "before.jsonl").read_text() for folder in (one, two)]
+    assert records[0] == records[1]
+    first = [read_metrics(folder / "metrics.jsonl")[1] for folder in (one, two)]
+    assert [line["step"] for line in first] == [1, 1]
+    assert first[1]["rl/reward"] == first[0]["rl/reward"]
+    assert first[1]["train/loss"] == pytest.approx(first[0]["train/loss"], rel=1e-4)
+    assert all(result["metrics"]["steps"] == 3 for result in results)
 
 
 @pytest.mark.slow
