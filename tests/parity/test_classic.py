@@ -1,4 +1,4 @@
-"""`arch: classic` is the reference's model and optimizer: its arrays, computed in float32 on the CPU, come out again."""
+"""`arch: classic` is the reference's model and optimizer: its arrays, computed in float32 on CPU, come out again."""
 
 from pathlib import Path
 
