@@ -71,8 +71,7 @@ class Engine:
 
     def _generate_batch(self, prompts: list[Prompt]) -> Iterator[Row]:
         """Decode all samples of the prompts side by side; return their rows in order."""
-        room = max(1, self.max_length - max(prompt.max_new_tokens for prompt in prompts))
-        ids = [list(prompt.ids)[-room:] for prompt in prompts]
+        ids = [list(prompt.ids)[-max(1, self.max_length - prompt.max_new_tokens) :] for prompt in prompts]
         longest_answer = max(prompt.max_new_tokens for prompt in prompts)
         cache = self._cache(len(ids), max(map(len, ids)) + longest_answer)
         logits = self._prefill(ids, cache)

@@ -102,7 +102,8 @@ class QuestionLoader:
             len(self._questions), generator=torch.Generator().manual_seed(self._seed + epoch)
         ).tolist()
         numbers = range(position * self._per_step + self._world.rank, (position + 1) * self._per_step, self._world.size)
-        seeds = [self._seed * 1_000_003 + self._step * self._per_step + number for number in numbers]
+        first = self._seed * 1_000_003 + (self._step - position) * self._per_step
+        seeds = [first + number for number in numbers]
         self._step += 1
         return [self._questions[order[number % len(order)]] for number in numbers], seeds
 

@@ -28,6 +28,21 @@ def test_sums_and_products_are_exact(case: tuple[str, Fraction]) -> None:
         assert answer is None or Fraction(answer) == value
 
 
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**4), 10**4))
+def test_divisions_are_python_s_own(a: int, b: int) -> None:
+    for sign, value in (("//", lambda: a // b), ("%", lambda: a % b), ("/", lambda: a / b)):
+        answer = calculate(f"{a}{sign}{b}")
+        if b == 0:
+            assert answer is None
+        else:
+            assert float(answer) == pytest.approx(value(), abs=1e-10)
+
+
+@given(st.integers(0, 10**14))
+def test_thousands_may_be_set_off_by_commas(number: int) -> None:
+    assert calculate(f"{number:,}+1") == str(number + 1)
+
+
 @pytest.mark.parametrize(
     ("expression", "value"),
     [

@@ -70,6 +70,16 @@ def test_the_bound_on_tokens_splits_batches_and_changes_nothing() -> None:
     assert [[answer.ids for answer in row] for row in wide] == [[answer.ids for answer in row] for row in narrow]
 
 
+def test_a_prompt_too_long_is_cut_by_its_own_answer_s_length_whatever_else_is_in_the_batch() -> None:
+    model = random_model()
+    long = Prompt([TOKENIZER.bos, *range(120)], max_new_tokens=6)
+    beside = Prompt(prompt_ids("a"), max_new_tokens=100)
+    engine = Engine(model, TOKENIZER)
+    ((alone,),), ((together,), _) = engine.generate([long]), engine.generate([long, beside])
+    assert alone.ids == together.ids
+    assert list(alone.ids) == slow_greedy(model, list(long.ids)[-(engine.max_length - 6) :], 6)[-len(alone.ids) :]
+
+
 class ScriptedModel(GPT):
     """Says a fixed text, token by token, after a prompt of one token; only its weights' device and shape are real."""
 

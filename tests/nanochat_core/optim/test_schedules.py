@@ -1,3 +1,6 @@
+import functools
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -5,16 +8,20 @@ from nanochat_core.optim.schedules import muon_momentum, rate_multiplier
 from nanochat_core.specs import OptimizerSpec
 
 
-@given(st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1))
+shares = functools.partial(st.floats, 0, allow_subnormal=False)  # another test may have torch flush them
+
+
+@given(st.integers(1, 500), shares(0.5), shares(0.5), shares(1))
 def test_the_rate_rises_stays_and_falls_between_its_bounds(
     steps: int, warmup: float, warmdown: float, final: float
 ) -> None:
     spec = OptimizerSpec(warmup_ratio=warmup, warmdown_ratio=warmdown, final_lr_ratio=final)
     rates = [rate_multiplier(spec, step, steps) for step in range(steps)]
+    changes = [after - before for before, after in itertools.pairwise(rates)]
+    rising = max(0, round(warmup * steps) - 1)
     assert all(0 < rate <= 1 + 1e-12 for rate in rates)
-    top = rates.index(max(rates))
-    assert rates[:top] == sorted(rates[:top])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert all(change > 0 for change in changes[:rising])
+    assert all(change <= 1e-12 for change in changes[rising:])  # rounding may lift a rate that stands still
 
 
 def test_the_classic_rate_falls_to_nothing_over_the_last_fifth() -> None:

@@ -62,6 +62,33 @@ def test_the_loss_and_its_gradient_are_those_of_the_obvious_sum() -> None:
         torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-6)
 
 
+def question_loader(rank: int = 0, size: int = 1) -> QuestionLoader:
+    questions = [{"messages": [], "meta": {"number": number}} for number in range(11)]
+    return QuestionLoader(questions, per_step=4, seed=3, world=World(rank, size, torch.device("cpu")))
+
+
+def asked(loader: QuestionLoader) -> list[tuple[int, int]]:
+    questions, seeds = loader.next_questions()
+    return [(question["meta"]["number"], seed) for question, seed in zip(questions, seeds, strict=True)]
+
+
+def test_ranks_share_the_questions_of_a_step_each_with_a_seed_of_its_own() -> None:
+    one, two = question_loader(), [question_loader(rank, 2) for rank in range(2)]
+    steps = [asked(one) for _ in range(6)]
+    assert [sorted(step) for step in steps] == [sorted(asked(two[0]) + asked(two[1])) for _ in steps]
+    assert all(len({seed for _, seed in step}) == 4 for step in steps)
+    for epoch in (steps[:2], steps[2:4], steps[4:]):
+        assert len({number for step in epoch for number, _ in step}) == 8
+
+
+def test_questions_go_on_where_the_checkpoint_was_written() -> None:
+    one, resumed = question_loader(), question_loader()
+    for _ in range(3):
+        asked(one)
+    resumed.load(one.state())
+    assert [asked(one) for _ in range(3)] == [asked(resumed) for _ in range(3)]
+
+
 class OneAnswer:
     """A sampler that gives every question the same two answers, of which one is right."""
 
