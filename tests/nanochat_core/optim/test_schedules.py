@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from nanochat_core.optim.schedules import muon_momentum, rate_multiplier
 from nanochat_core.specs import OptimizerSpec
 
-
 shares = functools.partial(st.floats, 0, allow_subnormal=False)  # another test may have torch flush them
 
 
