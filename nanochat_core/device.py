@@ -14,7 +14,7 @@ def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
 
     Raises SpecError where the one that was asked for is not there.
     """
-    name = name or os.environ.get("NANOCHAT_DEVICE") or None
+    name = name or os.environ.get("NANOCHAT_DEVICE")
     is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not name:
         name = next(kind for kind, is_available in is_there.items() if is_available)

@@ -25,6 +25,15 @@ def test_the_counts_are_those_of_the_model_that_is_built(
     assert counts["head"] == model.lm_head.weight.numel()
 
 
+def test_full_adds_gates_value_embeddings_and_scalars() -> None:
+    spec = ModelSpec(arch="full", depth=2, n_embd=64, n_head=4, n_kv_head=2, sequence_len=32)
+    counts = parameter_counts(spec, 100)
+    assert counts["matrices"] == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 8 * 64 * 64) + 12 * 2  # the last layer's gate
+    assert counts["value_embeddings"] == 100 * 32
+    assert counts["scalars"] == 2 + 2 + 24 + 1 + 1  # residual and input of each layer, smear gate and scale, backout
+    assert counts["total"] == 106_166
+
+
 def test_a_step_costs_six_flops_a_matrix_weight_and_twelve_a_channel_a_key() -> None:
     spec = ModelSpec(depth=2, n_embd=64, n_head=4, n_kv_head=2, sequence_len=32)
     matrices = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 8 * 64 * 64)

@@ -72,13 +72,14 @@ def asked(loader: QuestionLoader) -> list[tuple[int, int]]:
     return [(question["meta"]["number"], seed) for question, seed in zip(questions, seeds, strict=True)]
 
 
-def test_ranks_share_the_questions_of_a_step_each_with_a_seed_of_its_own() -> None:
+def test_ranks_share_the_questions_of_a_step_and_no_seed_comes_twice_in_any_epoch() -> None:
     one, two = question_loader(), [question_loader(rank, 2) for rank in range(2)]
     steps = [asked(one) for _ in range(6)]
     assert [sorted(step) for step in steps] == [sorted(asked(two[0]) + asked(two[1])) for _ in steps]
-    assert all(len({seed for _, seed in step}) == 4 for step in steps)
+    assert len({seed for step in steps for _, seed in step}) == 6 * 4
     for epoch in (steps[:2], steps[2:4], steps[4:]):
         assert len({number for step in epoch for number, _ in step}) == 8
+    assert len({tuple(number for number, _ in steps[first]) for first in (0, 2, 4)}) == 3  # each epoch's own order
 
 
 def test_questions_go_on_where_the_checkpoint_was_written() -> None:
