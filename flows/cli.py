@@ -1,29 +1,24 @@
 """The `nanochat` command. Prefect is imported only when a flow runs, after its environment has been prepared."""
 
-import functools
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from flows import environment, launch, prefect_server
+from flows.terminal import console, in_one_line
 from nanochat_core import paths, recipes
-from nanochat_core.errors import NanochatError, SpecError, did_you_mean
+from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import DataSource, PipelineSpec, with_changes
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
 )
-console = Console(highlight=False)
-P = ParamSpec("P")
-R = TypeVar("R")
 PARTS = ("download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate")
 STAGES = (*PARTS, "report")
-EXIT_INTERRUPTED = 130
 
 Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]
 Data = Annotated[str | None, typer.Option(help="source of the text: local, hub or path; default: the recipe's")]
@@ -34,26 +29,6 @@ Changes = Annotated[
 Force = Annotated[list[str] | None, typer.Option(help="a stage to run again although it is done; repeatable")]
 Ranks = Annotated[int | None, typer.Option(help="processes that train; default: one for each GPU, or one")]
 RunName = Annotated[str | None, typer.Option(help="name of the run and its report; default: recipe, depth and time")]
-
-
-def in_one_line(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what a user can fix into one line and an exit code, without a traceback."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except NanochatError as error:
-            end(f"error: {error}", error.exit_code)
-        except KeyboardInterrupt:
-            end("Stopped. The same command continues where this one was.", EXIT_INTERRUPTED)
-
-    return wrapper
-
-
-def end(message: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
-    raise typer.Exit(code)
 
 
 def parse_changes(items: list[str]) -> dict[str, Any]:

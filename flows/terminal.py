@@ -1,0 +1,35 @@
+"""What every command of `nanochat` shares: one console, and one line for what a user can fix."""
+
+import functools
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from nanochat_core.errors import NanochatError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+EXIT_INTERRUPTED = 130
+console = Console(highlight=False)
+
+
+def in_one_line(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a user can fix into one line and an exit code, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except NanochatError as error:
+            end(f"error: {error}", error.exit_code)
+        except KeyboardInterrupt:
+            end("Stopped. The same command continues where this one was.", EXIT_INTERRUPTED)
+
+    return wrapper
+
+
+def end(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+    raise typer.Exit(code)
