@@ -152,6 +152,39 @@ def stage(
 
 @app.command()
 @in_one_line
+def up(
+    host: Annotated[
+        str, typer.Option(help="address to listen on; other than loopback, anybody there may start runs")
+    ] = ("127.0.0.1"),
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="port of Prefect's server and UI")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="port of MLflow's server and UI")] = 5000,
+) -> None:
+    """Start Prefect's server, MLflow's server and a worker on this node; they run until `nanochat down`."""
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    from flows.node import addresses
+    from flows.node import up as node_up
+
+    asked = addresses.describe(paths.base_dir(), host=host, prefect_port=prefect_port, mlflow_port=mlflow_port)
+    with console.status("Starting …") as status:
+        node = node_up.up(asked, status.update)
+    console.print(f"Prefect: {node.prefect.url}", soft_wrap=True)
+    console.print(f"MLflow:  {node.mlflow.url}", soft_wrap=True)
+    console.print(f"Logs:    {node.folder}", soft_wrap=True)
+
+
+@app.command()
+@in_one_line
+def down() -> None:
+    """Stop what `nanochat up` started, and the runs on this node, which save first."""
+    from flows.node import up as node_up
+
+    with console.status("Stopping …") as status:
+        was_up = node_up.down(paths.base_dir(), status.update)
+    console.print("Down." if was_up else "Nothing was up.")
+
+
+@app.command()
+@in_one_line
 def plan(recipe: Recipe, data: Data = None, data_path: DataPath = None, changes: Changes = None) -> None:
     """Show every number that derives from a recipe; nothing is run."""
     spec = recipes.resolve(build_spec(recipe, data=data, data_path=data_path, changes=changes))

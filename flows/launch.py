@@ -210,6 +210,37 @@ def start_companion(arguments: list[str], folder: Path, *, environment: dict[str
     return lambda: guard.poll() is None
 
 
+def start_supervisor(configuration: Path, *, environment: dict[str, str]) -> None:
+    """Start supervisord in the background, with the programs of its configuration. Raises NanochatError."""
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
+    done = subprocess.run(
+        command,
+        env=os.environ | environment | {"PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise NanochatError(f"supervisord did not start: {done.stdout.strip()[-500:]}")
+
+
+def deploy_all(folder: Path, *, environment: dict[str, str]) -> None:
+    """Register the deployments of prefect.yaml; Prefect's output goes to `folder`/deploy.log. Raises NanochatError."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    with open(folder / "deploy.log", "wb") as log:
+        done = subprocess.run(
+            command,
+            cwd=PROJECT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode != 0:
+        raise NanochatError(f"The deployments were not registered: {folder / 'deploy.log'} says why.")
+
+
 def looks(guard: "subprocess.Popen[bytes]") -> Iterator[bool]:
     """Yield False every POLL_SECONDS while the guard runs, and once True after its end."""
     while True:

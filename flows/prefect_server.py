@@ -49,12 +49,20 @@ def free_port() -> int:
 
 
 def wait_for(url: str, is_running: Callable[[], bool], log: Path) -> None:
-    """Return when the server answers. Raises NanochatError where it ends or takes more than START_SECONDS."""
-    deadline = time.monotonic() + START_SECONDS
+    """Return when the Prefect server at `url` answers. Raises NanochatError where it ends or takes too long."""
+    try:
+        wait_for_answer(f"{url}/health", log, START_SECONDS, is_running=is_running)
+    except NanochatError as error:
+        raise NanochatError(f"{error} Or start a server of yours, and set PREFECT_API_URL to it.") from None
+
+
+def wait_for_answer(url: str, log: Path, seconds: float, *, is_running: Callable[[], bool] = lambda: True) -> None:
+    """Return when `url` answers. Raises NanochatError, naming `log`, where it does not in `seconds`."""
+    deadline = time.monotonic() + seconds
     while is_running() and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
+            with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise NanochatError(f"Prefect's server did not start: {log} says why. Or start one, and set PREFECT_API_URL to it.")
+    raise NanochatError(f"The server of {url} did not start: {log} says why.")

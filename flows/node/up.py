@@ -1,0 +1,107 @@
+"""`nanochat up` and `nanochat down`: Prefect's server, MLflow's server and a worker on this node."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from flows import environment, launch, prefect_server, run_lock
+from flows.node import addresses, services
+from flows.node.addresses import Node
+from nanochat_core.errors import NanochatError
+from nanochat_core.paths import locks_dir
+
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0  # a stage saves, its guard waits 25 s, Prefect's worker 30 s
+
+
+def up(node: Node, tell: Callable[[str], None]) -> Node:
+    """Start what does not run yet and return the running node, which is another one where it ran already.
+
+    Raises NanochatError for a port that is taken, and for a server that does not start.
+    """
+    with alone(node.base):
+        if (known := addresses.running(node.base)) is not None:
+            node = known
+            tell("Already up.")
+        else:
+            start(node, tell)
+    os.environ |= node.environment
+    prepare_records(node, tell)
+    return node
+
+
+def start(node: Node, tell: Callable[[str], None]) -> None:
+    """Start supervisord with all programs, and wait until the servers answer."""
+    addresses.check_port(node, node.prefect, "--prefect-port")
+    addresses.check_port(node, node.mlflow, "--mlflow-port")
+    configuration = services.write_configuration(node)
+    node.save()
+    environment.prepare(node.base)
+    launch.start_supervisor(configuration, environment=services.server_environment(node))
+    tell("Waiting for the servers …")
+    for address, path, log in (
+        (node.prefect, "/api/health", "prefect.log"),
+        (node.mlflow, "/health", "mlflow.log"),
+    ):
+        prefect_server.wait_for_answer(f"{address.url}{path}", node.folder / log, START_SECONDS)
+
+
+def prepare_records(node: Node, tell: Callable[[str], None]) -> None:
+    """Register what the UI offers, and set right what a crash has left."""
+    from prefect.client.orchestration import get_client
+
+    from flows.node.reconcile import reconcile
+    from flows.node.registration import register
+
+    tell("Registering the deployments …")
+    register(node)
+    with get_client(sync_client=True) as client:
+        for line in reconcile(client, node.base):
+            tell(line)
+
+
+def down(base: Path, tell: Callable[[str], None]) -> bool:
+    """Stop the runs of this node, which save first, then worker and servers; False where nothing ran."""
+    with alone(base):
+        supervisor = addresses.supervisor_process(base)
+        if living := run_lock.living(base):
+            tell(f"Stopping {len(living)} run{'s' * (len(living) > 1)}; a retry goes on from the last checkpoint …")
+            stop_runs(base)
+        if supervisor is None:
+            return bool(living)
+        tell("Stopping worker and servers …")
+        stop(supervisor)
+        (addresses.folder(base) / "node.json").unlink(missing_ok=True)
+        return True
+
+
+def stop_runs(base: Path) -> None:
+    from flows.node import reconcile
+
+    reconcile.stop_runs(base, STOP_SECONDS)
+    time.sleep(1.0)  # the worker tells the server how they ended
+
+
+def stop(supervisor: psutil.Process) -> None:
+    """Stop supervisord, which stops the rest, the worker first. Raises NanochatError where it does not end."""
+    supervisor.terminate()
+    try:
+        supervisor.wait(2 * STOP_SECONDS)
+    except psutil.TimeoutExpired:
+        raise NanochatError(
+            f"Process {supervisor.pid} (supervisord) has not ended in {2 * STOP_SECONDS:g} s; its log is beside "
+            "node.json. Look at what it waits for, or kill it: the servers end with it."
+        ) from None
+
+
+@contextmanager
+def alone(base: Path) -> Iterator[None]:
+    """Keep two `up` or `down` of one base folder from each other."""
+    from flows import locks
+
+    with locks.hold(locks_dir(base) / "node.lock", on_wait=print):
+        yield
