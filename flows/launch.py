@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import os
-import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from flows.guard import STALL
-from nanochat_core.artifacts import read_json
-from nanochat_core.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, NanochatError, StageFailed
+from flows.stage_end import check_end
+from nanochat_core.errors import NanochatError
 from nanochat_core.hardware import usable_cores, visible_gpus
 from nanochat_core.specs import LaunchSpec
 
 PROJECT = Path(__file__).parent.parent
 POLL_SECONDS = 0.1
-LAST_LINES = 8
+RANK_LOGS = "ranks"  # below the stage's folder
 SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "CREDENTIALS", "KEY", "AUTH"}
 HUB_TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
-TORCHRUN_NOISE = re.compile(r"^[EWI]\d{4} \d\d:\d\d:\d\d")  # torch's own log lines
 
 
 class FollowedFile:
@@ -77,7 +76,8 @@ class StageProcess:
         stage = ["-m", self.module, str(self.folder / "spec.json")]
         if not self.uses_torchrun:
             return [sys.executable, *stage]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.num_ranks}"]
+        logs = ["--tee=3", f"--log-dir={self.folder / RANK_LOGS}"]  # each rank's own lines, and all of them in log.txt
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.num_ranks}", *logs]
         if self.launch.nnodes == 1:
             return [*torchrun, "--standalone", *stage]
         if not self.launch.rdzv_endpoint:
@@ -101,6 +101,7 @@ class StageProcess:
             "PYTHONPATH": search_path(),
             "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
             "PYTHONUNBUFFERED": "1",
+            "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
         }
         return environment | ({"NANOCHAT_DEVICE": self.launch.device} if self.launch.device else {})
 
@@ -118,6 +119,7 @@ class StageProcess:
         """
         for name in ("result.json", "exit.json"):
             (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / RANK_LOGS, ignore_errors=True)
         log, metrics = FollowedFile(self.folder / "log.txt"), FollowedFile(self.folder / "metrics.jsonl")
         log_start = log.path.stat().st_size if log.path.exists() else 0
         has_stalled = False
@@ -125,7 +127,7 @@ class StageProcess:
             last_metric = time.monotonic()
             for is_last_look in looks(guard):
                 for line in log.new_lines():
-                    logger.debug("%s", line[:2000])
+                    logger.info("%s", line[:2000])
                 if lines := [json.loads(line) for line in metrics.new_lines()]:
                     last_metric = time.monotonic()
                     on_metrics(lines)
@@ -133,28 +135,8 @@ class StageProcess:
                 if self.stall_minutes and seconds > 60 * self.stall_minutes and not (has_stalled or is_last_look):
                     has_stalled = True
                     send(guard, STALL)
-        self._check(guard.returncode, has_stalled, log_start)
-
-    def _check(self, code: int, has_stalled: bool, log_start: int) -> None:
-        """Raise what the stage's end means; return where it is a success."""
-        log = self.folder / "log.txt"
-        if has_stalled:
-            raise StageFailed(
-                f"{self.name} wrote no metric for {self.stall_minutes:g} minutes and was stopped; the stacks of its "
-                f"processes are in {log}. The same command continues it; runtime.stall_minutes sets the limit."
-            )
-        if (self.folder / "exit.json").exists():
-            message = f"{self.name}: {read_json(self.folder / 'exit.json')['message']}"
-            if code == EXIT_BAD_INPUT:
-                raise NanochatError(message)
-            again = " The same command continues it." if code == EXIT_PREEMPTED else ""
-            raise StageFailed(message + again, code)
-        if code != 0 or not (self.folder / "result.json").exists():
-            raise StageFailed(
-                f"{self.name} crashed (exit code {code}). The last lines of {log}:\n{last_lines(log, log_start)}\n"
-                "The same command continues it from its last checkpoint.",
-                code or 1,
-            )
+        stall_minutes = self.stall_minutes if has_stalled else None
+        check_end(self.name, self.folder, guard.returncode, log_start=log_start, stall_minutes=stall_minutes)
 
 
 def is_private(name: str) -> bool:
@@ -257,18 +239,6 @@ def send(guard: "subprocess.Popen[bytes]", word: bytes) -> None:
     assert guard.stdin is not None
     guard.stdin.write(word + b"\n")
     guard.stdin.flush()
-
-
-def last_lines(log: Path, start: int) -> str:
-    """Return the last lines of the log from byte `start` on, up to torchrun's own account of the failure."""
-    with open(log, "rb") as file:
-        file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()[1:]
-    report = next(
-        (i for i, line in enumerate(lines) if line.startswith("E") and TORCHRUN_NOISE.match(line)), len(lines)
-    )
-    lines = [line for line in lines[:report] if line.strip() and not TORCHRUN_NOISE.match(line)]
-    return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
 
 
 def become(module: str, arguments: Sequence[str]) -> None:

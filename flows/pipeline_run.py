@@ -2,7 +2,9 @@
 
 import re
 import time
+import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows import environment, launch
+from flows import background, environment, launch, run_lock
+from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say
 from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
@@ -19,21 +22,25 @@ from nanochat_core.errors import SpecError
 from nanochat_core.specs import PipelineSpec
 
 NEWEST = "newest_run.json"
+FLUSH_SECONDS = 5.0
 
 
 @dataclass
 class Watch:
-    """Passes what happens in a stage on to the progress bar and to the tracker."""
+    """Passes what happens in a stage on to the progress bar, to Prefect's UI and to the tracker."""
 
     progress: StageProgress
+    view: LiveView
     track: StageTrack
 
     def started(self) -> str | None:
         self.progress.start()
+        self.view.start()
         return self.track.start()
 
     def measured(self, lines: list[dict[str, Any]]) -> None:
         self.progress.update(lines)
+        self.view.update(lines)
         self.track.log(lines)
 
 
@@ -47,21 +54,24 @@ class PipelineRun:
         self.spec = recipes.resolve(spec)
         if reason := recipes.unsupported(self.spec):
             raise SpecError(reason)
-        self.name = run_name(self.spec)
         self.base = paths.base_dir()
         self.outcomes: dict[str, StageOutcome] = {}
         environment.prepare(self.base)
+        self._id = str(flow_run.id or uuid.uuid4())
+        self._alive = ExitStack()
+        self.name = run_lock.first_name(self.base, self._id, run_name(self.spec))
         self._tracker = Tracker(self.base, self.name, spec=self.spec, tags=self._tags())
 
     def _tags(self) -> dict[str, str]:
         tags = {
             "recipe": self.spec.recipe,
             "git_commit": launch.git_commit() or "unknown",
-            "prefect_flow_run_id": str(flow_run.id or ""),
+            "prefect_flow_run_id": self._id,
         }
-        return {name: value for name, value in tags.items() if value}
+        return tags
 
     def __enter__(self) -> "PipelineRun":
+        self._alive.enter_context(run_lock.alive(self.base, self._id))
         self._tracker.start()
         return self
 
@@ -70,6 +80,8 @@ class PipelineRun:
             get_run_logger().info(note)
             say(note)
         self._tracker.finish("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+        background.flush(FLUSH_SECONDS)
+        self._alive.close()
 
     def make(self, *stages: Stage) -> None:
         """Make the stages, in order, and whatever of their inputs is missing."""
@@ -92,7 +104,8 @@ class PipelineRun:
             if len(known) < len(inputs):
                 return None
             track = self._tracker.stage(stage.name)
-            job = Job(stage, self.spec, self.base, known, Watch(StageProgress(stage.name), track))
+            watch = Watch(StageProgress(stage.name), LiveView(stage.name), track)
+            job = Job(stage, self.spec, self.base, known, watch)
             if (outcome := finished(job)) is None:
                 return None
             track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
@@ -101,16 +114,21 @@ class PipelineRun:
         return self.outcomes[stage.name]
 
     def _perform(self, stage: Stage, inputs: dict[str, StageOutcome]) -> StageOutcome:
-        track = self._tracker.stage(stage.name)
+        track, view = self._tracker.stage(stage.name), LiveView(stage.name)
+        forced_by = self._id if stage.part in self.spec.force else None
         with StageProgress(stage.name) as progress:
-            is_forced = stage.part in self.spec.force
-            job = Job(stage, self.spec, self.base, inputs, Watch(progress, track), is_forced=is_forced)
+            watch = Watch(progress, view, track)
+            job = Job(stage, self.spec, self.base, inputs, watch, forced_by=forced_by)
             track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
             try:
                 outcome = perform(job)
-            except BaseException:
+            except BaseException as error:
                 track.fail()
+                if isinstance(error, Exception):
+                    show_failure(stage.name, error, f"nanochat run {self.spec.recipe}")
                 raise
+            finally:
+                view.finish()
         track.finish(outcome)
         if not outcome.is_cached:
             say(f"{outcome.stage}: done in {outcome.seconds:.0f} s")

@@ -1,26 +1,24 @@
-"""How far a stage is: a bar in a terminal, a line now and then elsewhere, and a progress artifact in the Prefect UI."""
+"""How far a stage is: a bar in a terminal, a line now and then elsewhere. flows/live_view.py shows it in the UI."""
 
-import re
+import contextlib
 import sys
 import time
 from collections import deque
 from typing import Any
-from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-ARTIFACT_SECONDS = 5.0
 LINE_SECONDS = 20.0
 WINDOW = 20  # metric lines over which the speed is measured
 LOSSES = ("train/loss", "loss", "rl/reward")
 
 
 def say(text: str) -> None:
-    """Print one line for whoever watches: the terminal, or the log of a worker."""
-    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)
+    """Print one line for whoever watches: the terminal, or the log of a worker, if that still lives."""
+    with contextlib.suppress(OSError):  # a run outlives the worker that reads its output
+        Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def warn(text: str) -> None:
@@ -72,9 +70,7 @@ class StageProgress:
         self._latest: dict[str, Any] = {"step": 0}
         self._speed = Speed()
         self._bar: Progress | None = None
-        self._artifact: UUID | None = None
-        self._artifact_time = self._line_time = time.monotonic()
-        self._has_api = True
+        self._line_time = time.monotonic()
 
     def __enter__(self) -> "StageProgress":
         return self
@@ -82,11 +78,11 @@ class StageProgress:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        if self._artifact:
-            self._update_artifact()
 
     def start(self) -> None:
-        """Show that the stage runs."""
+        """Show that the stage runs; a second call is another try of it."""
+        if self._bar:
+            return
         if not sys.stdout.isatty():
             return say(f"{self.stage}: started")
         columns = (TextColumn("{task.description:<22}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
@@ -106,22 +102,3 @@ class StageProgress:
         elif now - self._line_time > LINE_SECONDS:
             self._line_time = now
             say(f"{self.stage}: step {self._latest['step']}/{self._latest.get('total_steps', '?')} · {facts}")
-        if now - self._artifact_time > ARTIFACT_SECONDS:
-            self._artifact_time = now
-            self._update_artifact()
-
-    def _update_artifact(self) -> None:
-        """Show the same in the Prefect UI. A server that does not answer is asked once."""
-        if not self._has_api:
-            return
-        percent = min(100.0, 100.0 * self._latest["step"] / (self._latest.get("total_steps") or 1e12))
-        facts = describe(self._latest, self._speed)
-        try:
-            if self._artifact is None:
-                key = re.sub("[^a-z0-9]+", "-", f"{self.stage}-progress")
-                self._artifact = UUID(str(create_progress_artifact(percent, key=key, description=facts)))
-            else:
-                update_progress_artifact(self._artifact, percent, description=facts)
-        except Exception as error:  # whatever the server's trouble, it must not cost a training run
-            self._has_api = False
-            get_run_logger().warning("No progress artifact for %s: %s", self.stage, error)

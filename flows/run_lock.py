@@ -48,6 +48,16 @@ def alive(base: Path, flow_run_id: str) -> Iterator[None]:
             os.pwrite(descriptor, b"ended  ", 0)  # as long as "process"
 
 
+def first_name(base: Path, flow_run_id: str, name: str) -> str:
+    """Return the name that the first attempt of this flow run was given, which is `name` for the first."""
+    path = folder(base) / f"{flow_run_id}.name"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name, encoding="utf-8")
+    return name
+
+
 def look(base: Path, flow_run_id: str) -> RunState:
     """Return what is known of a flow run on this node."""
     try:

@@ -13,18 +13,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from prefect import task
+from prefect import Task
+from prefect.assets import Asset, AssetProperties
 from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
+from prefect.tasks import MaterializingTask
 
-from flows import launch, locks
+from flows import launch, locks, training_limit
 from flows.progress import warn
 from nanochat_core import artifacts, paths, specs
 from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
+from nanochat_core.errors import StageFailed
 from nanochat_core.specs import PipelineSpec, Spec
+
+FORCED = ".forced_by"  # in a stage's folder: the flow run that emptied it last
+ASSETS = {  # the stages whose outputs people look for by themselves -> what they are
+    "download": "text shards",
+    "tokenizer": "tokenizer",
+    "pretrain": "base model",
+    "midtrain": "mid-trained model",
+    "sft": "chat model",
+    "rl": "chat model after RL",
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ class Job:
     base: Path
     inputs: dict[str, StageOutcome]
     observer: Observer
-    is_forced: bool = False
+    forced_by: str | None = None  # the flow run that wants it made again although it is done
     has_run: bool = False
 
     @cached_property
@@ -122,6 +136,12 @@ class Job:
             input_digests=self.input_digests,
         )
 
+    @property
+    def is_forced(self) -> bool:
+        """Tell whether it is to be made again; a retry of the flow run that has done so goes on from there."""
+        mark = self.folder / FORCED
+        return self.forced_by is not None and not (mark.exists() and mark.read_text() == self.forced_by)
+
     def valid_manifest(self) -> Manifest | None:
         """Return the manifest if the stage is finished and its outputs are as they were written."""
         manifest = artifacts.read_manifest(self.folder)
@@ -136,13 +156,13 @@ def cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"stage-{job.stage.name}-{job.fingerprint}"
 
 
-@task(
-    task_run_name="{job.stage.name}",
-    persist_result=True,
-    result_serializer="json",
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key),
-)
-def make(job: Job) -> dict[str, Any]:
+def is_worth_a_retry(_: "Task[Any, Any]", __: TaskRun, state: "State[Any]") -> bool:
+    """Tell whether another try makes sense: after a lost node, a pre-emption or a stall, never after a bad spec."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageFailed) and error.is_transient
+
+
+def make_stage(job: Job) -> dict[str, Any]:
     """Return {"folder", "digest", "metrics"} of the finished stage, running it where it is not finished."""
     with locks.hold(job.folder / ".lock", on_wait=warn) as folder_lock:
         manifest = None if job.is_forced else job.valid_manifest()
@@ -153,14 +173,44 @@ def make(job: Job) -> dict[str, Any]:
     return {"folder": folder, "digest": manifest.digest, "metrics": manifest.metrics}
 
 
+make = MaterializingTask(
+    make_stage,
+    assets=[],
+    name="make",
+    task_run_name="{job.stage.name}",
+    persist_result=True,
+    result_serializer="json",
+    cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key),
+    retry_condition_fn=is_worth_a_retry,
+)
+
+
+def task_for(job: Job, *, is_hit: bool) -> "Task[Any, Any]":
+    """Return the task for this job: its retries, its asset, and whether Prefect's record of it counts."""
+    launch = job.spec.launch
+    options: dict[str, Any] = {
+        "retries": launch.retries,
+        "retry_delay_seconds": [launch.retry_seconds * 3**attempt for attempt in range(launch.retries)],
+        "assets": [asset(job)] if job.stage.name in ASSETS else [],
+    }
+    if not is_hit:  # refresh_cache=False would override PREFECT_TASKS_REFRESH_CACHE, so it is set only where it is True
+        options["refresh_cache"] = True
+    return make.with_options(**options)
+
+
+def asset(job: Job) -> Asset:
+    """Return what Prefect calls the output; where the server keeps assets, it draws their lineage."""
+    name = f"{job.spec.recipe}: {ASSETS[job.stage.name]}"
+    properties = AssetProperties(name=name, description=f"Folder {job.folder}")
+    return Asset(key=f"nanochat://{job.stage.name}/{job.fingerprint[:16]}", properties=properties)
+
+
 def perform(job: Job) -> StageOutcome:
     """Run the stage's task, or reuse its output if that is still whole. Raises StageFailed or another NanochatError."""
     started = time.monotonic()
     manifest = job.valid_manifest()
     is_hit = manifest is not None and not job.is_forced
-    # refresh_cache=False would override PREFECT_TASKS_REFRESH_CACHE, so it is set only where it is True.
-    stage_task = make if is_hit else make.with_options(refresh_cache=True)
-    state = stage_task(job, return_state=True)
+    state = cast("State[Any]", task_for(job, is_hit=is_hit)(job, return_state=True))
     state.result()  # raises what the task raised
     outcome = finished(job)
     assert outcome is not None, f"{job.folder} was finished a moment ago"
@@ -192,6 +242,7 @@ def prepare_folder(job: Job) -> None:
         for path in job.folder.iterdir():
             if path.name != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (job.folder / FORCED).write_text(job.forced_by or "")
     elif manifest is not None:
         for record in manifest.files:
             for problem in artifacts.damaged_files(job.folder, manifest.model_copy(update={"files": [record]})):
@@ -224,7 +275,8 @@ def run(job: Job, folder_lock: int) -> Manifest:
         stall_minutes=(job.params.full.get("runtime") or {}).get("stall_minutes"),
     )
     if job.stage.uses_torchrun:
-        with locks.hold(paths.locks_dir(job.base) / "train.lock", on_wait=warn) as train_lock:
+        train_file = paths.locks_dir(job.base) / "train.lock"
+        with locks.hold(train_file, on_wait=warn) as train_lock, training_limit.shown():
             mlflow_run_id = job.observer.started()
             process.run(job.observer.measured, logger, held_locks=(folder_lock, train_lock))
     else:

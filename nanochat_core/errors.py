@@ -30,11 +30,16 @@ class CheckpointError(NanochatError):
 
 
 class StageFailed(NanochatError):
-    """A stage's process ended without a result. `exit_code` is what its guard reported."""
+    """A stage's process ended without a result. `exit_code` is what its guard reported.
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    `is_transient`: nothing is wrong with the stage itself (pre-empted, stalled, killed from outside, a lost node), so
+    that another try makes sense without anybody changing anything.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, *, is_transient: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.is_transient = is_transient
 
 
 class Preempted(NanochatError):

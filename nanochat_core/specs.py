@@ -229,10 +229,46 @@ class LaunchSpec(Spec):
         None, ge=1, description="ranks on this node; empty: one for each GPU, one without"
     )
     threads_per_rank: int | None = runtime_field(None, ge=1, description="CPU threads of a rank; empty: cores / ranks")
-    nnodes: int = runtime_field(1, ge=1, description="machines")
-    rdzv_endpoint: str | None = runtime_field(None, description="host:port of the first machine (several nodes)")
+    mode: Literal["local", "multinode"] = runtime_field(
+        "local", description="local: this machine; multinode: also machines on which `nanochat join` runs"
+    )
+    nnodes: int = runtime_field(1, ge=1, description="machines, this one included (multinode)")
+    rdzv_endpoint: str | None = runtime_field(
+        None, description="host:port of this machine, where the others reach it; the port is free (multinode)"
+    )
     device: Literal["cuda", "mps", "cpu"] | None = runtime_field(None, description="empty: the best that is there")
+    retries: int = runtime_field(
+        3, ge=0, le=100, description="times a stage is started again after a lost node, a pre-emption or a stall"
+    )
+    retry_seconds: float = runtime_field(
+        10.0, ge=0, description="seconds before the first of them; three times as long before each further one"
+    )
     gpu_hour_dollars: float = runtime_field(3.0, ge=0, description="price of a GPU hour, for the cost estimate")
+
+    def conflicts(self) -> list[str]:
+        """Return every combination of values that cannot work, each as field: reason.
+
+        >>> LaunchSpec(mode="multinode", nnodes=2, rdzv_endpoint="head:29500").conflicts()
+        []
+        >>> LaunchSpec(nnodes=2).conflicts()
+        ["launch.nnodes: 2 machines need launch.mode 'multinode'"]
+        """
+        problems = []
+        if self.mode == "local":
+            if self.nnodes > 1:
+                problems.append(f"launch.nnodes: {self.nnodes} machines need launch.mode 'multinode'")
+            if self.rdzv_endpoint:
+                problems.append("launch.rdzv_endpoint: only launch.mode 'multinode' has a meeting point; leave it empty")
+            return problems
+        if self.nnodes == 1:
+            problems.append("launch.nnodes: 'multinode' needs the number of machines, this one included")
+        host, _, port = (self.rdzv_endpoint or "").rpartition(":")
+        if not (host and port.isdigit() and 0 < int(port) < 65536):
+            problems.append(
+                f"launch.rdzv_endpoint: {self.rdzv_endpoint!r} is no host:port; name this machine as the others "
+                "reach it, and a free port, for example node0:29500"
+            )
+        return problems
 
 
 class PipelineSpec(Spec):

@@ -75,6 +75,7 @@ def mlflow_server(node: Node) -> list[str]:
 def server_environment(node: Node) -> dict[str, str]:
     """What the servers and the worker need besides the addresses."""
     return node.environment | {
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # that page asks another host for its settings at every load
         "PREFECT_SERVER_UI_API_URL": "/api",  # of whatever address the page was opened at, through a tunnel as well
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes that nobody here uses
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation against dead runs listens to

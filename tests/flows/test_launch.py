@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flows import locks
-from flows.launch import FollowedFile, StageProcess, last_lines
+from flows.launch import FollowedFile, StageProcess
 from nanochat_core.errors import NanochatError, StageFailed
 from nanochat_core.specs import LaunchSpec
 
@@ -43,9 +43,10 @@ def fake(folder: Path, **options: Any) -> StageProcess:
 def test_training_runs_under_torchrun_and_the_rest_does_not(tmp_path: Path) -> None:
     launch = LaunchSpec(nproc_per_node=2)
     command = stage_process(tmp_path, launch).command
-    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    assert command[5:] == ["-m", "some.stage", str(tmp_path / "spec.json")]
-    assert stage_process(tmp_path, launch, uses_torchrun=False).command[1:] == command[5:]
+    assert command[1:4] == ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+    assert "--standalone" in command
+    assert command[-3:] == ["-m", "some.stage", str(tmp_path / "spec.json")]
+    assert stage_process(tmp_path, launch, uses_torchrun=False).command[1:] == command[-3:]
 
 
 def test_several_nodes_meet_at_the_first(tmp_path: Path) -> None:
@@ -133,15 +134,6 @@ def test_the_guard_holds_the_locks_of_a_task_that_was_killed(folder: Path, monke
 
     with locks.hold(lock, on_wait=release):
         assert f"waiting for process {pid}" in said[0]
-
-
-def test_last_lines_leave_out_torchruns_own_account(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text(
-        "--- command\nstep 1\n\nW1121 05:00:00.1 1 torch/distributed/run.py:1] note\nValueError: mine\n"
-        "E1121 05:00:01.2 1 torch/distributed/elastic/multiprocessing/api.py:986] failed\nTraceback of torchrun\n"
-    )
-    assert last_lines(log, 0) == "  step 1\n  ValueError: mine"
 
 
 def test_a_followed_file_gives_whole_lines_once(tmp_path: Path) -> None:

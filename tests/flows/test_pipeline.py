@@ -56,11 +56,22 @@ def test_bad_input_ends_in_the_stages_own_words_and_code_2(fake_stages: FakeStag
     assert failure.value.exit_code == 2
 
 
-def test_a_preempted_stage_says_that_it_can_be_continued(fake_stages: FakeStages, short_spec: PipelineSpec) -> None:
+def test_a_preempted_stage_is_tried_again_and_then_says_that_it_can_be_continued(
+    fake_stages: FakeStages, short_spec: PipelineSpec
+) -> None:
     fake_stages.fail("download", "preempted")
     with pytest.raises(StageFailed, match="The same command continues it") as failure:
-        pipeline(short_spec)
+        pipeline(with_changes(short_spec, {"launch.retries": 2, "launch.retry_seconds": 0}))
     assert failure.value.exit_code == 75
+    assert fake_stages.ran() == ["download"] * 3
+
+
+def test_a_crash_and_bad_input_are_not_tried_again(fake_stages: FakeStages, short_spec: PipelineSpec) -> None:
+    for failure in ("crash", "input"):
+        fake_stages.fail("download", failure)
+        with pytest.raises(NanochatError):
+            pipeline(with_changes(short_spec, {"launch.retry_seconds": 0}))
+        assert fake_stages.ran() == ["download"]
 
 
 def test_a_deleted_output_that_is_rebuilt_identically_reruns_its_stage_alone(

@@ -1,0 +1,166 @@
+"""A running stage in Prefect's UI: progress with the time left, the losses so far, a link to MLflow; after a failure,
+what failed, why, and how to go on.
+
+The artifacts are written by the background thread (flows/background.py): training never waits for Prefect's server.
+"""
+
+import json
+import re
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+
+from flows.background import in_background
+from flows.progress import Speed, describe
+
+PERIOD_SECONDS = 5.0
+TABLE_ROWS = 20
+COLUMNS = {  # of the table: metric -> heading
+    "step": "step",
+    "tokens": "tokens",
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "val/bpb": "validation bpb",
+    "rl/reward": "reward",
+    "train/tokens_per_second": "tokens/s",
+}
+
+
+class LiveView:
+    """What Prefect's UI shows of one stage. Nothing before `start`: a cached stage has no artifacts of its own."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._latest: dict[str, Any] = {"step": 0}
+        self._speed = Speed()
+        self._lines: list[dict[str, Any]] = []
+        self._progress: UUID | None = None
+        self._table: UUID | None = None
+        self._shown_at = 0.0
+        self._is_writing = self._has_started = False
+
+    def start(self) -> None:
+        """Show that the stage runs; a second call is another try of it."""
+        if not self._has_started:
+            self._has_started = True
+            self._show()
+
+    def link(self, url: str, text: str) -> None:
+        """Show a link beside the stage's progress."""
+        in_background(lambda: create_link_artifact(url, text, key=key(self._stage, "mlflow"), description=text))
+
+    def update(self, lines: list[dict[str, Any]]) -> None:
+        """Take in new lines of metrics.jsonl; shown every PERIOD_SECONDS, and while the server is slow, less often."""
+        for line in lines:
+            self._latest |= line
+            self._speed.add(line)
+        self._lines = thinned([*self._lines, *lines])
+        if time.monotonic() - self._shown_at > PERIOD_SECONDS and not self._is_writing:
+            self._show()
+
+    def finish(self) -> None:
+        """Show the last state."""
+        if self._has_started:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown_at, self._is_writing = time.monotonic(), True
+        percent = min(100.0, 100.0 * self._latest["step"] / (self._latest.get("total_steps") or 1e12))
+        facts, rows = describe(self._latest, self._speed), table(self._lines)
+        in_background(lambda: self._write(percent, f"{self._stage}: {facts or 'starting'}", rows))
+
+    def _write(self, percent: float, facts: str, rows: list[dict[str, Any]]) -> None:
+        try:
+            if self._progress is None:
+                self._progress = as_id(create_progress_artifact(percent, key(self._stage, "progress"), facts))
+            else:
+                update_progress_artifact(self._progress, percent, facts)
+            if self._table is None and rows:
+                self._table = as_id(create_table_artifact(rows, key(self._stage, "losses"), f"{self._stage}: losses"))
+            elif self._table is not None:
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows)))
+        finally:
+            self._is_writing = False
+
+
+def show_failure(stage: str, error: BaseException, command: str) -> None:
+    """Show what failed, why, and how to go on; `command` is what continues it in a terminal."""
+    in_background(lambda: create_markdown_artifact(failure_page(stage, error, command), key="failure"))
+
+
+def failure_page(stage: str, error: BaseException, command: str) -> str:
+    """Return the page in Markdown.
+
+    >>> print(failure_page("sft", ValueError("no rows"), "nanochat run demo"))
+    # sft failed
+    <BLANKLINE>
+    ```
+    no rows
+    ```
+    <BLANKLINE>
+    What is finished is kept, and this stage goes on from its last checkpoint. To resume, once the cause is gone:
+    <BLANKLINE>
+    - here: **Retry** this flow run, or start one with the same parameters;
+    - in a terminal: `nanochat run demo`
+    """
+    return "\n".join(
+        [
+            f"# {stage} failed",
+            "",
+            "```",
+            str(error) or type(error).__name__,
+            "```",
+            "",
+            "What is finished is kept, and this stage goes on from its last checkpoint. To resume, once the cause is "
+            "gone:",
+            "",
+            "- here: **Retry** this flow run, or start one with the same parameters;",
+            f"- in a terminal: `{command}`",
+        ]
+    )
+
+
+def table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the table, the newest first, with the columns that the stage has."""
+    present = {name: heading for name, heading in COLUMNS.items() if any(name in line for line in lines)}
+    return [{heading: shown(line.get(name)) for name, heading in present.items()} for line in reversed(lines)]
+
+
+def shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return at most 2 * TABLE_ROWS lines that have something for the table, evenly spread, the last one included.
+
+    >>> [line["step"] for line in thinned([{"step": step, "train/loss": 1.0} for step in range(41)])][:4]
+    [0, 2, 4, 6]
+    """
+    lines = [line for line in lines if COLUMNS.keys() & line.keys() - {"step", "tokens"}]
+    return lines if len(lines) <= 2 * TABLE_ROWS else [*lines[:-1:2], lines[-1]]
+
+
+def key(*words: str) -> str:
+    """Return an artifact's key: lower case, digits and dashes.
+
+    >>> key("conversations_sft", "progress")
+    'conversations-sft-progress'
+    """
+    return re.sub("[^a-z0-9]+", "-", "-".join(words).lower())
+
+
+def as_id(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(str(value))
