@@ -230,7 +230,7 @@ def _conflicts(spec: PipelineSpec) -> list[str]:
         )
     if spec.download.source == "path" and not spec.download.path:
         problems.append("download.path: the source 'path' needs a folder")
-    return problems
+    return problems + spec.launch.conflicts()
 
 
 def unsupported(spec: PipelineSpec) -> str | None:

@@ -258,7 +258,7 @@ class LaunchSpec(Spec):
             if self.nnodes > 1:
                 problems.append(f"launch.nnodes: {self.nnodes} machines need launch.mode 'multinode'")
             if self.rdzv_endpoint:
-                problems.append("launch.rdzv_endpoint: only launch.mode 'multinode' has a meeting point; leave it empty")
+                problems.append("launch.rdzv_endpoint: leave it empty, or set launch.mode to 'multinode'")
             return problems
         if self.nnodes == 1:
             problems.append("launch.nnodes: 'multinode' needs the number of machines, this one included")
