@@ -27,6 +27,8 @@ TORCH_FREE = (
     "chat_format",
     "model.accounting",
     "optim.scaling",
+    "optim.scaling_laws",
+    "optim.isoflop",
     "data.download",
     "data.shards",
     "inference.interface",
