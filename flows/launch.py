@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows import rendezvous
 from flows.guard import STALL
 from flows.stage_end import check_end
 from nanochat_core.errors import NanochatError
@@ -58,10 +59,14 @@ class StageProcess:
     module: str
     folder: Path
     launch: LaunchSpec
-    rendezvous_id: str
     uses_torchrun: bool = False
     keeps_hub_token: bool = False
     stall_minutes: float | None = None
+    attempt: str = field(default_factory=rendezvous.new_attempt)  # keeps this try apart from those before it
+
+    @property
+    def base(self) -> Path:
+        return self.folder.parents[2]
 
     @property
     def num_ranks(self) -> int:
@@ -73,17 +78,38 @@ class StageProcess:
 
     @property
     def command(self) -> list[str]:
-        stage = ["-m", self.module, str(self.folder / "spec.json")]
         if not self.uses_torchrun:
-            return [sys.executable, *stage]
-        logs = ["--tee=3", f"--log-dir={self.folder / RANK_LOGS}"]  # each rank's own lines, and all of them in log.txt
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.num_ranks}", *logs]
-        if self.launch.nnodes == 1:
-            return [*torchrun, "--standalone", *stage]
-        if not self.launch.rdzv_endpoint:
-            raise NanochatError("launch.nnodes > 1 needs launch.rdzv_endpoint, the host:port of the first machine.")
-        meeting = [f"--rdzv-endpoint={self.launch.rdzv_endpoint}", f"--rdzv-id={self.rendezvous_id}"]
-        return [*torchrun, f"--nnodes={self.launch.nnodes}", "--rdzv-backend=c10d", *meeting, *stage]
+            return [sys.executable, *self.stage_arguments]
+        return self.torchrun(self.folder / RANK_LOGS)
+
+    @property
+    def stage_arguments(self) -> list[str]:
+        return ["-m", self.module, str(self.folder / "spec.json")]
+
+    def torchrun(self, logs: Path, *, node: str | None = None) -> list[str]:
+        """Return the command of torchrun's agent on this machine: the head, else `node` (flows/multinode.py)."""
+        is_local = self.launch.mode == "local"
+        meeting = f"{self.folder.name}-{self.attempt}"
+        return [
+            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.num_ranks}"),
+            *("--tee=3", f"--log-dir={logs}"),  # each rank's own lines, and all of them in log.txt
+            *(["--standalone"] if is_local else rendezvous.torchrun_options(self.launch, meeting, node)),
+            *self.stage_arguments,
+        ]
+
+    @property
+    def announcement(self) -> rendezvous.Announcement | None:
+        """What the other machines are told, or None where there are no others."""
+        if not self.uses_torchrun or self.launch.mode == "local":
+            return None
+        return rendezvous.Announcement(
+            attempt=self.attempt,
+            stage=self.name,
+            module=self.module,
+            folder=f"{self.folder.parent.name}/{self.folder.name}",
+            launch=self.launch,
+            code=git_commit(),
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,7 +118,7 @@ class StageProcess:
         environment = {name: value for name, value in os.environ.items() if name in keep or not is_private(name)}
         threads = self.launch.threads_per_rank or max(1, usable_cores() // self.num_ranks)
         environment |= {
-            "NANOCHAT_BASE_DIR": str(self.folder.parents[2]),
+            "NANOCHAT_BASE_DIR": str(self.base),
             "OMP_NUM_THREADS": str(threads),
             # Threads that wait sleep: spinning, they take the cores from each other once something else runs there
             # (1,900 and 1,100 tokens/s against 5,600 and 6,800 beside another job on two cores).
@@ -123,7 +149,10 @@ class StageProcess:
         log, metrics = FollowedFile(self.folder / "log.txt"), FollowedFile(self.folder / "metrics.jsonl")
         log_start = log.path.stat().st_size if log.path.exists() else 0
         has_stalled = False
-        with guarded(self.command, self.folder, environment=self.environment, held_locks=held_locks) as guard:
+        with (
+            rendezvous.announced(self.base, self.announcement) as meeting,
+            guarded(self.command, self.folder, environment=self.environment, held_locks=held_locks) as guard,
+        ):
             last_metric = time.monotonic()
             for is_last_look in looks(guard):
                 for line in log.new_lines():
@@ -131,10 +160,14 @@ class StageProcess:
                 if lines := [json.loads(line) for line in metrics.new_lines()]:
                     last_metric = time.monotonic()
                     on_metrics(lines)
+                if meeting and not meeting.is_complete_after_look():
+                    last_metric = time.monotonic()  # waiting for other machines is no stall
                 seconds = time.monotonic() - last_metric
                 if self.stall_minutes and seconds > 60 * self.stall_minutes and not (has_stalled or is_last_look):
                     has_stalled = True
                     send(guard, STALL)
+            if meeting and not has_stalled:
+                meeting.check_end(guard.returncode)
         stall_minutes = self.stall_minutes if has_stalled else None
         check_end(self.name, self.folder, guard.returncode, log_start=log_start, stall_minutes=stall_minutes)
 

@@ -269,7 +269,6 @@ def run(job: Job, folder_lock: int) -> Manifest:
         module=job.stage.module,
         folder=job.folder,
         launch=job.spec.launch,
-        rendezvous_id=job.fingerprint[:16],
         uses_torchrun=job.stage.uses_torchrun,
         keeps_hub_token=job.stage.reads_hub,
         stall_minutes=(job.params.full.get("runtime") or {}).get("stall_minutes"),

@@ -14,7 +14,7 @@ import pytest
 
 from flows import locks
 from flows.launch import FollowedFile, StageProcess
-from nanochat_core.errors import NanochatError, StageFailed
+from nanochat_core.errors import StageFailed
 from nanochat_core.specs import LaunchSpec
 
 LOGGER = logging.getLogger("test")
@@ -23,7 +23,7 @@ REQUEST = {"stage": "pretrain", "version": 1, "fingerprint": "f" * 64, "params":
 
 def stage_process(folder: Path, launch: LaunchSpec | None = None, **options: Any) -> StageProcess:
     options = {"uses_torchrun": True, "module": "some.stage"} | options
-    return StageProcess(name="pretrain", folder=folder, launch=launch or LaunchSpec(), rendezvous_id="abc", **options)
+    return StageProcess(name="pretrain", folder=folder, launch=launch or LaunchSpec(), **options)
 
 
 @pytest.fixture
@@ -50,11 +50,18 @@ def test_training_runs_under_torchrun_and_the_rest_does_not(tmp_path: Path) -> N
 
 
 def test_several_nodes_meet_at_the_first(tmp_path: Path) -> None:
-    launch = LaunchSpec(nproc_per_node=8, nnodes=2, rdzv_endpoint="head:29500")
-    command = stage_process(tmp_path, launch).command
-    assert {"--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=head:29500", "--rdzv-id=abc"} <= set(command)
-    with pytest.raises(NanochatError, match=r"needs launch\.rdzv_endpoint"):
-        _ = stage_process(tmp_path, LaunchSpec(nnodes=2)).command
+    launch = LaunchSpec(mode="multinode", nproc_per_node=8, nnodes=2, rdzv_endpoint="head:29500")
+    process = stage_process(tmp_path, launch, attempt="abc")
+    shared = {"--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=head:29500", f"--rdzv-id={tmp_path.name}-abc"}
+    head, other = set(process.command), set(process.torchrun(tmp_path / "ranks", node="second"))
+    assert shared <= head & other
+    assert {"--rdzv-conf=is_host=1,join_timeout=600", "--local-addr=head"} <= head
+    assert {"--rdzv-conf=is_host=0,join_timeout=600", "--local-addr=~second"} <= other
+
+
+def test_each_try_meets_under_another_name(tmp_path: Path) -> None:
+    launch = LaunchSpec(mode="multinode", nnodes=2, rdzv_endpoint="head:29500")
+    assert stage_process(tmp_path, launch).command != stage_process(tmp_path, launch).command
 
 
 def test_there_is_a_rank_for_each_gpu_and_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
