@@ -3,6 +3,7 @@
 from prefect import flow
 
 from flows.pipeline_run import make_stages
+from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
@@ -33,7 +34,7 @@ TASK_DATA = Stage(
 )
 
 
-@flow(name="download", flow_run_name="download-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="download", flow_run_name=named("download"))
 def download(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Fetch the pretraining text and the data sets of the tasks."""
     return make_stages(spec, [DOWNLOAD, TASK_DATA])

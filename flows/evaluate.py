@@ -7,6 +7,7 @@ from flows.midtrain import MIDTRAIN
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
 from flows.rl import RL
+from flows.run_names import named
 from flows.sft import SFT
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
@@ -44,7 +45,7 @@ def evaluations(spec: PipelineSpec) -> list[Stage]:
     return [BASE, *([MID] if spec.midtrain else []), CHAT, *([AFTER_RL] if spec.rl else [])]
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="evaluate", flow_run_name=named("evaluate"))
 def evaluate(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Evaluate every model of the pipeline."""
     return make_stages(spec, evaluations(spec))

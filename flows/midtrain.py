@@ -5,6 +5,7 @@ from prefect import flow
 from flows.download import TASK_DATA
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
+from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core import specs
@@ -45,7 +46,7 @@ MIDTRAIN = Stage(
 )
 
 
-@flow(name="midtrain", flow_run_name="midtrain-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="midtrain", flow_run_name=named("midtrain"))
 def midtrain(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Mid-train the base model."""
     return make_stages(spec, [MIDTRAIN])

@@ -1,9 +1,11 @@
 """The whole DAG, from raw text to a report on a chat model. What is finished is reused, what is not goes on."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow
+from prefect import Flow, flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import evaluate
@@ -12,6 +14,7 @@ from flows.midtrain import MIDTRAIN, midtrain
 from flows.pipeline_run import PipelineRun
 from flows.pretrain import PRETRAIN, pretrain
 from flows.rl import RL, rl
+from flows.run_names import named
 from flows.sft import SFT, sft
 from flows.stage import StageOutcome
 from flows.train_tokenizer import TOKENIZER, train_tokenizer
@@ -39,7 +42,7 @@ class PipelineResult:
     report: Path
 
 
-@flow(name="nanochat", flow_run_name="{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="nanochat", flow_run_name=named())
 def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - frozen; it fills the form in the UI
     """Make a chat model from raw text, evaluate it at every stage, and write the report."""
     with PipelineRun(spec) as run:
@@ -53,3 +56,14 @@ def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - fro
         report = run.report()
     create_markdown_artifact((report / "report.md").read_text(), key="report", description=run.name)
     return PipelineResult(run.name, list(run.outcomes.values()), report)
+
+
+@functools.cache  # prefect.yaml has every recipe read recipe_flows.py once more
+def pipeline_of(recipe: Callable[[], PipelineSpec]) -> Flow[[PipelineSpec], PipelineResult]:
+    """Return the same flow with a form that stands on the values of `recipe`; what that derives is empty in it."""
+
+    def run(spec: PipelineSpec = recipe()) -> PipelineResult:  # noqa: B008 - frozen; it fills the form in the UI
+        return pipeline.fn(spec)
+
+    run.__doc__ = recipe.__doc__
+    return flow(name=pipeline.name, flow_run_name=pipeline.flow_run_name)(run)

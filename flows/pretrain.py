@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.download import DOWNLOAD
 from flows.pipeline_run import make_stages
+from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core.recipes_demo import demo
@@ -20,7 +21,7 @@ PRETRAIN = Stage(
 )
 
 
-@flow(name="pretrain", flow_run_name="pretrain-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="pretrain", flow_run_name=named("pretrain"))
 def pretrain(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Pretrain the base model."""
     return make_stages(spec, [PRETRAIN])

@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.midtrain import chat_part, conversations_for
 from flows.pipeline_run import make_stages
+from flows.run_names import named
 from flows.sft import SFT
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
@@ -22,7 +23,7 @@ RL = Stage(
 )
 
 
-@flow(name="rl", flow_run_name="rl-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="rl", flow_run_name=named("rl"))
 def rl(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Improve the chat model by its own graded answers."""
     return make_stages(spec, [RL])

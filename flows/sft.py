@@ -5,6 +5,7 @@ from prefect import flow
 from flows.midtrain import MIDTRAIN, chat_part, conversations_for
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
+from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core.recipes_demo import demo
@@ -29,7 +30,7 @@ SFT = Stage(
 )
 
 
-@flow(name="sft", flow_run_name="sft-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="sft", flow_run_name=named("sft"))
 def sft(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Fine-tune the chat model."""
     return make_stages(spec, [SFT])

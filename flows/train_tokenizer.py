@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.download import DOWNLOAD
 from flows.pipeline_run import make_stages
+from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
@@ -18,7 +19,7 @@ TOKENIZER = Stage(
 )
 
 
-@flow(name="train-tokenizer", flow_run_name="train-tokenizer-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="train-tokenizer", flow_run_name=named("train-tokenizer"))
 def train_tokenizer(spec: PipelineSpec = demo()) -> list[StageOutcome]:  # noqa: B008 - frozen; it fills the form in the UI
     """Train the tokenizer."""
     return make_stages(spec, [TOKENIZER])

@@ -6,12 +6,13 @@ from prefect import flow
 
 from flows.evaluate import evaluations
 from flows.pipeline_run import PipelineRun
+from flows.run_names import named
 from nanochat_core.errors import DataError
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
 
-@flow(name="report", flow_run_name="report-{spec.recipe}-d{spec.pretrain.model.depth}")
+@flow(name="report", flow_run_name=named("report"))
 def write_report(spec: PipelineSpec = demo()) -> Path:  # noqa: B008 - frozen; it fills the form in the UI
     """Write the report of the stages that are finished, running none; raises DataError where none is."""
     with PipelineRun(spec) as run:

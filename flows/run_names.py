@@ -1,0 +1,85 @@
+"""What a flow run is called in Prefect's UI: its recipe, its depth, and what differs from the recipe.
+
+demo-d6                                     another depth, nothing else
+sft-demo-d4 sft.steps=3 midtrain=none       the stage alone
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from nanochat_core import recipes
+from nanochat_core.errors import SpecError
+from nanochat_core.specs import PipelineSpec, Spec
+
+SHOWN = 3
+VALUE_CHARACTERS = 24
+IN_THE_NAME = ("recipe", "run_name", "pretrain.model.depth")  # said already, or what the user calls it
+
+
+def named(stage: str | None = None) -> Callable[[], str]:
+    """Return what Prefect calls to name a run of a flow whose parameter `spec` is a PipelineSpec."""
+    return lambda: run_name_of(flow_run.parameters["spec"], stage)
+
+
+def run_name_of(spec: PipelineSpec, stage: str | None = None) -> str:
+    """Return the name of a flow run, at most SHOWN changes long.
+
+    >>> from nanochat_core.specs import with_changes
+    >>> run_name_of(with_changes(recipes.recipe("demo"), {"pretrain.model.depth": 6, "sft.steps": 3}))
+    'demo-d6 sft.steps=3'
+    """
+    words = [*([stage] if stage else []), spec.recipe, f"d{spec.pretrain.model.depth}"]
+    changes = [f"{field}={value}" for field, value in what_is_new(spec).items()]
+    more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
+    return " ".join(["-".join(words), *changes[:SHOWN], *more])
+
+
+def what_is_new(spec: PipelineSpec) -> dict[str, str]:
+    """Return {field: value in short} of what differs from the recipe, in the form's order.
+
+    Recipe, run name and depth stay out: the run's name has them. So does what a recipe changes along with the source
+    of its text. An unknown recipe has nothing to compare with.
+
+    >>> from nanochat_core.specs import with_changes
+    >>> what_is_new(with_changes(recipes.recipe("demo"), {"midtrain": None, "sft.optimizer.lr_scale": 0.5}))
+    {'midtrain': 'none', 'sft.optimizer.lr_scale': '0.5'}
+    """
+    if spec.recipe not in recipes.RECIPES:
+        return {}
+    original = recipes.recipe(spec.recipe)
+    found = dict(differences(original, spec))
+    with contextlib.suppress(SpecError):  # a source that the recipe refuses is news like any other
+        same_source = recipes.recipe(spec.recipe, data=spec.download.source, path=spec.download.path)
+        if original.download.source != spec.download.source:
+            found = {"download.source": spec.download.source} | dict(differences(same_source, spec))
+    return {name: short(value) for name, value in found.items() if name not in IN_THE_NAME}
+
+
+def differences(old: Spec, new: Spec, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted field, new value) where two specs of one kind differ; a group that only one has, as a whole."""
+    for name in type(new).model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, Spec) and isinstance(after, Spec):
+            yield from differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"{prefix}{name}", after
+
+
+def short(value: Any) -> str:
+    """Return a value in a few characters.
+
+    >>> short(None), short(20_000_000), short(("sft", "rl")), short("a very long name of a data set")
+    ('none', '20000000', 'sft,rl', 'a very long name of a d…')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, Spec):
+        return "changed"
+    if isinstance(value, tuple):
+        text = ",".join(map(str, value)) if all(isinstance(item, str) for item in value) else f"{len(value)} items"
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= VALUE_CHARACTERS else f"{text[: VALUE_CHARACTERS - 1]}…"
