@@ -185,6 +185,19 @@ def down() -> None:
 
 @app.command()
 @in_one_line
+def join(
+    idle_minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="end when nothing was announced for so long; default: never")
+    ] = None,
+) -> None:
+    """Train along with another machine: run this on every node but the first, with launch.mode=multinode there."""
+    from flows import multinode
+
+    multinode.join(paths.base_dir(), idle_minutes=idle_minutes, tell=lambda line: console.print(line, soft_wrap=True))
+
+
+@app.command()
+@in_one_line
 def plan(recipe: Recipe, data: Data = None, data_path: DataPath = None, changes: Changes = None) -> None:
     """Show every number that derives from a recipe; nothing is run."""
     spec = recipes.resolve(build_spec(recipe, data=data, data_path=data_path, changes=changes))

@@ -194,11 +194,17 @@ class Meeting:
             silent = self._pulses.setdefault(note.node, Pulse()).silent_seconds(note)
             if note.exit_code is None and silent > SILENCE_SECONDS:
                 raise self._failure(f"node {note.node} has been silent for {silent:.0f} s", is_transient=True)
-            if note.exit_code:
+            if note.exit_code and not self._has_last_word:
                 self._lost_since = self._lost_since or time.monotonic()
                 if time.monotonic() - self._lost_since > END_SECONDS:
                     raise self._failure(said(note), is_transient=note.is_transient)
         self._looked = time.monotonic()
+
+    @property
+    def _has_last_word(self) -> bool:
+        """Whether the ranks have said in a file how the stage ended: then they end by themselves."""
+        stage_folder = self._announcement.path(self._base)
+        return any((stage_folder / name).exists() for name in ("result.json", "exit.json"))
 
     def check_end(self, code: int) -> None:
         """After a crash here (exit code `code`), raise StageFailed where another node knows the cause."""
