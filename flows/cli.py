@@ -193,7 +193,9 @@ def join(
     """Train along with another machine: run this on every node but the first, with launch.mode=multinode there."""
     from flows import multinode
 
-    multinode.join(paths.base_dir(), idle_minutes=idle_minutes, tell=lambda line: console.print(line, soft_wrap=True))
+    multinode.join(
+        paths.base_dir(), idle_minutes=idle_minutes, tell=lambda line: console.print(line, soft_wrap=True, markup=False)
+    )
 
 
 @app.command()
