@@ -17,8 +17,10 @@ BAN_EXCEPTIONS = {("deployments.mlflow_model", "mlflow")}
 # The part of nanochat_core that runs without torch: all that flows import of it.
 TORCH_FREE = (
     "specs",
+    "sweep_specs",
     "recipes",
     "recipes_demo",
+    "sweep_members",
     "paths",
     "errors",
     "artifacts",
@@ -52,6 +54,7 @@ TASK_ROOTS = ("tasks_eval.run", "tasks_eval.build_conversations")
 LEVELS = (
     (
         "specs",
+        "sweep_specs",
         "paths",
         "errors",
         "artifacts",
@@ -64,7 +67,7 @@ LEVELS = (
         "inference.interface",
     ),
     ("model", "optim", "data", "checkpoint"),
-    ("inference", "recipes", "recipes_demo"),
+    ("inference", "recipes", "recipes_demo", "sweep_members"),
     ("training",),
     ("stages",),
 )
