@@ -6,7 +6,7 @@ A section is a heading with key/value facts, a table, plots and samples, each of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -31,6 +31,15 @@ class Sample:
     answer: str
 
 
+class Picture(Protocol):
+    """What a page needs to know of a plot beside its SVG."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Section:
     """One heading of the report and what stands below it; every cell is text, ready to show."""
@@ -40,12 +49,20 @@ class Section:
     facts: Mapping[str, str] = field(default_factory=dict)
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    plots: Sequence[Plot] = ()
+    plots: Sequence[Picture] = ()
     samples: Sequence[Sample] = ()
 
 
 def render(report: Mapping[str, Any], plots: Sequence[Plot]) -> dict[str, str]:
     """Return the text of every file beside report.json, by relative path."""
+    pictures = {plot.name: svg(plot) for plot in plots}
+    return lay_out(f"nanochat: {report['run']['name']}", headlines(report), sections(report, plots), pictures)
+
+
+def lay_out(
+    title: str, headlines: Mapping[str, str], sections: Sequence[Section], pictures: Mapping[str, str]
+) -> dict[str, str]:
+    """Return report.md, report.html and the files of the pictures, by relative path; `pictures` is {name: SVG}."""
     environment = Environment(
         loader=PackageLoader("flows", "report_templates"),
         autoescape=lambda name: name is not None and name.startswith("report.html"),
@@ -54,13 +71,7 @@ def render(report: Mapping[str, Any], plots: Sequence[Plot]) -> dict[str, str]:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": markdown_cell, "quoted": markdown_quote}
-    pictures = {plot.name: svg(plot) for plot in plots}
-    context = {
-        "title": f"nanochat: {report['run']['name']}",
-        "headlines": headlines(report),
-        "sections": sections(report, plots),
-        "pictures": pictures,
-    }
+    context = {"title": title, "headlines": headlines, "sections": sections, "pictures": pictures}
     pages = {name: environment.get_template(f"{name}.j2").render(context) for name in ("report.md", "report.html")}
     return pages | {f"plots/{name}.svg": picture for name, picture in pictures.items()}
 

@@ -1,11 +1,12 @@
 """Training curves as SVG text that takes its ink from the page around it, so that one picture suits light and dark."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -73,9 +74,14 @@ def points_of(lines: Sequence[Mapping[str, Any]], metric: str) -> list[Point]:
 
 def svg(plot: Plot) -> str:
     """Return the picture as an `<svg>` element; equal plots give equal text."""
+    return drawing(plot.name, lambda figure: _draw(figure, plot))
+
+
+def drawing(name: str, draw: Callable[[Figure], None]) -> str:
+    """Return what `draw` puts into a figure of 5 x 3 inches, as an `<svg>` element; `name` sets the ids in it."""
     style = {
         "svg.fonttype": "none",  # text stays text: it scales, can be searched, and uses the page's font
-        "svg.hashsalt": plot.name,
+        "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.size": 10,
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
@@ -83,25 +89,31 @@ def svg(plot: Plot) -> str:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5, 3), layout="constrained")
         figure.patch.set_alpha(0)
-        _draw(figure, plot)
+        draw(figure)
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    drawing = text.getvalue()
-    return drawing[drawing.index("<svg") :].replace(INK, "currentColor")
+    element = text.getvalue()
+    return element[element.index("<svg") :].replace(INK, "currentColor")
+
+
+def bare_axes(figure: Figure, *, x_label: str, y_label: str) -> Axes:
+    """Return axes with a light grid and no frame, on the page's own ground."""
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color=INK, alpha=0.12, linewidth=0.6)
+    return axes
 
 
 def _draw(figure: Figure, plot: Plot) -> None:
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
+    axes = bare_axes(figure, x_label="step", y_label=plot.unit)
     for color, (label, points) in zip(COLORS, plot.lines.items(), strict=False):
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) <= POINTS_AS_DOTS else ""
         axes.plot(steps, values, label=label, color=color, linewidth=1.6, marker=marker, markersize=3)
     if plot.level:
         axes.axhline(plot.level[1], label=plot.level[0], color=COLORS[2], linewidth=1.2, linestyle="--")
-    axes.set_xlabel("step")
-    axes.set_ylabel(plot.unit)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color=INK, alpha=0.12, linewidth=0.6)
     if len(plot.lines) > 1 or plot.level:
         axes.legend(frameon=False)
