@@ -18,6 +18,38 @@ TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "
 Arch = Literal["classic", "full"]
 Precision = Literal["fp32", "bf16", "fp8"]
 
+TITLES = {  # in a form, of the names that do not read as words
+    "n_embd": "Width (n_embd)",
+    "n_head": "Query heads (n_head)",
+    "n_kv_head": "Key/value heads (n_kv_head)",
+    "nproc_per_node": "Ranks on a node (nproc_per_node)",
+    "nnodes": "Machines (nnodes)",
+    "rdzv_endpoint": "Meeting point (rdzv_endpoint)",
+    "matrix_lr": "Rate of the matrices (matrix_lr)",
+    "embedding_lr": "Rate of the embedding (embedding_lr)",
+    "head_lr": "Rate of the head (head_lr)",
+    "lr_scale": "Scale of the rates (lr_scale)",
+    "final_lr_ratio": "Final rate (final_lr_ratio)",
+    "grad_clip": "Gradient clipping (grad_clip)",
+    "bpb_tokens": "Tokens for bpb (bpb_tokens)",
+    "gpu_hour_dollars": "GPU hour (gpu_hour_dollars)",
+    "core_bundle_url": "CORE bundle URL",
+    "words_url": "Words URL",
+    "arch": "Architecture (arch)",
+    "midtrain": "Mid-training (midtrain)",
+    "sft": "Fine-tuning (sft)",
+    "rl": "Reinforcement learning (rl)",
+}
+
+
+def form_title(name: str, _info: object) -> str:
+    """Return a field's name as it stands in a form.
+
+    >>> form_title("total_batch_tokens", None)
+    'Total batch tokens'
+    """
+    return TITLES.get(name, name.replace("_", " ").capitalize())
+
 
 def runtime_field(default: Any, **keywords: Any) -> Any:
     """A field that changes how a stage runs but not what it makes (micro-batch, cadence of logs, ports, …)."""
@@ -27,7 +59,7 @@ def runtime_field(default: Any, **keywords: Any) -> Any:
 class Spec(BaseModel):
     """Frozen, closed, and described field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", field_title_generator=form_title)
 
     def output_params(self, *, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return the fields that change the output, nested specs included, as JSON values: what is fingerprinted."""
@@ -57,14 +89,16 @@ class DownloadSpec(Spec):
     dataset: str = Field("karpathy/fineweb-edu-100b-shuffle", description="data set repository on the Hub (source hub)")
     revision: str = Field("main", description="branch, tag or commit of the data set (source hub)")
     train_shards: int | None = Field(
-        None, ge=1, description="training shards to fetch; empty: what the horizon needs (source hub)"
+        None, ge=1, description="training shards to fetch; empty: as many as the training tokens need (source hub)"
     )
-    path: str | None = Field(None, description="folder with parquet, jsonl or txt files (source path)")
+    path: str | None = Field(
+        None, description="folder with parquet, jsonl or txt files (source path); empty: for the other sources"
+    )
     local_characters: int = Field(
         8_000_000, ge=100_000, description="characters of built-in text to collect (source local)"
     )
-    seed: int = Field(42, description="order of the documents (sources local and path)")
-    num_workers: int = runtime_field(4, ge=1, le=64, description="parallel downloads")
+    seed: int = Field(42, description="random seed of the documents' order (sources local and path)")
+    num_workers: int = runtime_field(4, ge=1, le=64, description="files that are fetched at a time")
 
 
 class TaskDataSpec(Spec):
@@ -73,23 +107,26 @@ class TaskDataSpec(Spec):
     source: DataSource = Field(
         "hub", description="hub: download; local or path: words of the pretraining text, no network"
     )
-    datasets: tuple[TaskDataset, ...] = Field((), description="what to fetch (source hub)")
+    datasets: tuple[TaskDataset, ...] = Field((), description="data sets to fetch (source hub)")
     core_bundle_url: str = Field(
-        "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", description="zip with the CORE tasks"
+        "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip",
+        description="address of the zip file with the CORE tasks (source hub)",
     )
     words_url: str = Field(
         "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
-        description="word list, one word a line",
+        description="address of the word list, one word a line (source hub)",
     )
-    num_workers: int = runtime_field(4, ge=1, le=64, description="parallel downloads")
+    num_workers: int = runtime_field(4, ge=1, le=64, description="files that are fetched at a time")
 
 
 class TokenizerSpec(Spec):
     """Byte-level BPE with the GPT-4 split rule, digits cut in groups of one or two."""
 
-    vocab_size: int = Field(65_536, ge=300, le=1_000_000, description="tokens, the 9 special ones included")
+    vocab_size: int = Field(
+        65_536, ge=300, le=1_000_000, description="tokens in the vocabulary, the 9 special ones included"
+    )
     max_characters: int = Field(2_000_000_000, ge=1, description="characters of training text")
-    document_characters: int = Field(10_000, ge=1, description="each document is cut to this many characters")
+    document_characters: int = Field(10_000, ge=1, description="characters that a document is cut to")
 
 
 class ModelSpec(Spec):
@@ -98,8 +135,10 @@ class ModelSpec(Spec):
     arch: Arch = Field(
         "classic", description="classic: plain blocks (Oct 2025); full: value embeddings, smear, backout, windows"
     )
-    depth: int = Field(20, ge=1, le=128, description="layers")
-    n_embd: int | None = Field(None, ge=16, description="width; empty: 64 x depth, rounded up to a multiple of 128")
+    depth: int = Field(20, ge=1, le=128, description="layers; the dial that everything empty derives from")
+    n_embd: int | None = Field(
+        None, ge=16, description="width in channels; empty: 64 x depth, rounded up to a multiple of 128"
+    )
     n_head: int | None = Field(None, ge=1, description="query heads; empty: width / 128, rounded up")
     n_kv_head: int | None = Field(None, ge=1, description="key/value heads; empty: as many as query heads")
     sequence_len: int = Field(2048, ge=16, description="tokens in a row")
@@ -108,54 +147,61 @@ class ModelSpec(Spec):
 class OptimizerSpec(Spec):
     """Muon for matrices, AdamW for embedding and head; base rates before width and batch rules."""
 
-    matrix_lr: float = Field(0.02, gt=0, description="Muon rate")
-    embedding_lr: float = Field(0.2, gt=0, description="AdamW rate of the token embedding")
-    head_lr: float = Field(0.004, gt=0, description="AdamW rate of the output head")
-    lr_scale: float = Field(1.0, gt=0, description="multiplies all three rates")
+    matrix_lr: float = Field(0.02, gt=0, description="Muon's learning rate")
+    embedding_lr: float = Field(0.2, gt=0, description="AdamW's learning rate of the token embedding")
+    head_lr: float = Field(0.004, gt=0, description="AdamW's learning rate of the output head")
+    lr_scale: float = Field(1.0, gt=0, description="factor on all three learning rates")
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps with a rising rate")
     warmdown_ratio: float = Field(0.2, ge=0, le=1, description="share of the steps with a falling rate")
     final_lr_ratio: float = Field(0.0, ge=0, le=1, description="rate at the last step, as a share of the full rate")
-    grad_clip: float | None = Field(1.0, gt=0, description="largest global gradient norm; empty: no clipping")
+    grad_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; empty: no clipping")
 
 
 class TrainingRuntime(Spec):
     """How training runs, not what it computes."""
 
     device_batch_size: int | None = runtime_field(
-        None, ge=1, description="rows in a micro-batch on one device; empty: derived"
+        None, ge=1, description="rows in a micro-batch on one device; empty: 32"
     )
-    use_compile: bool | None = runtime_field(None, description="torch.compile; empty: on CUDA")
+    use_compile: bool | None = runtime_field(None, description="torch.compile, in pretraining; empty: on CUDA")
     log_every: int = runtime_field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = runtime_field(1000, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = runtime_field(2, ge=1, description="newest checkpoints kept")
+    keep_checkpoints: int = runtime_field(2, ge=1, description="checkpoints that are kept, the newest")
     stall_minutes: float = runtime_field(
-        30.0, gt=0, description="without a new metric for so long, the stage is stopped"
+        30.0, gt=0, description="minutes without a new metric after which the stage is stopped"
     )
 
 
 class PretrainSpec(Spec):
     """Next-token training on the text shards."""
 
-    model: ModelSpec = ModelSpec()
-    optimizer: OptimizerSpec = OptimizerSpec()
+    model: ModelSpec = Field(ModelSpec(), description="the transformer's shape")
+    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="rates and schedule")
     precision: Precision = Field("bf16", description="arithmetic of the matrix products")
-    tokens_per_parameter: float = Field(20.0, gt=0, description="training tokens for each parameter (sets the steps)")
-    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: from tokens_per_parameter")
+    tokens_per_parameter: float = Field(
+        20.0, gt=0, description="training tokens for each parameter; sets the steps where these are empty"
+    )
+    steps: int | None = Field(
+        None, ge=1, description="optimizer steps; empty: tokens_per_parameter x parameters / total_batch_tokens"
+    )
     total_batch_tokens: int | None = Field(
-        None, ge=16, description="tokens in an optimizer step; empty: the recipe's rule"
+        None, ge=16, description="tokens in an optimizer step; empty: 524,288, or for arch full by depth"
     )
     validation_every: int = Field(250, ge=1, description="steps between measurements of validation bpb")
     validation_tokens: int = Field(20 * 524_288, ge=1, description="validation tokens for one measurement")
     sample_every: int = Field(2000, ge=1, description="steps between samples")
-    seed: int = 42
-    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs")
+    seed: int = Field(42, description="random seed")
+    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
 
 
 class MixtureItem(Spec):
     """One task of a mixture of conversations."""
 
-    task: str = Field(description="name of a registered task, for example SmolTalk, GSM8K or Arithmetic")
-    rows: int | None = Field(None, ge=1, description="rows of one pass; empty: all that the task has")
+    task: str = Field(
+        description="name of a registered task: ARC-Easy, ARC-Challenge, GSM8K, MMLU, SimpleSpelling, SmolTalk, "
+        "SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
+    )
+    rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")
 
 
@@ -164,14 +210,14 @@ class ConversationsSpec(Spec):
 
     mixture: tuple[MixtureItem, ...] = Field(min_length=1, description="tasks and how much of each")
     validation_rows: int = Field(500, ge=1, description="held-out conversations, spread over the tasks")
-    seed: int = 42
+    seed: int = Field(42, description="random seed")
 
 
 class FinetuneSpec(Spec):
     """Mid-training or SFT: training on conversations, from an earlier checkpoint, with a fresh optimizer."""
 
-    conversations: ConversationsSpec
-    optimizer: OptimizerSpec = OptimizerSpec()
+    conversations: ConversationsSpec = Field(description="what it is trained on")
+    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="rates and schedule")
     mask: Literal["none", "assistant"] = Field(
         "assistant", description="none: learn every token; assistant: what it says and calls"
     )
@@ -179,46 +225,54 @@ class FinetuneSpec(Spec):
         "padded", description="stream: one stream cut into rows; padded: one conversation a row"
     )
     batch_rows: int = Field(32, ge=1, description="rows in an optimizer step")
-    sequence_len: int | None = Field(None, ge=16, description="longest row in tokens; empty: the model's")
+    sequence_len: int | None = Field(
+        None, ge=16, description="longest row in tokens; empty: the model's (pretrain.model.sequence_len)"
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the conversations (sets the steps)")
-    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: from epochs")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x conversations / batch_rows")
     validation_every: int = Field(100, ge=1, description="steps between measurements of validation loss")
-    seed: int = 42
-    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs")
+    seed: int = Field(42, description="random seed")
+    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
 
 
 class RLSpec(Spec):
     """On-policy REINFORCE with the mean of each question's samples as baseline."""
 
-    conversations: ConversationsSpec
-    optimizer: OptimizerSpec = OptimizerSpec(lr_scale=0.05, warmdown_ratio=1.0, grad_clip=None)
-    reward: str = Field("answer", description="name of a registered reward")
+    conversations: ConversationsSpec = Field(description="questions to practise on, and those held out")
+    optimizer: OptimizerSpec = Field(
+        OptimizerSpec(lr_scale=0.05, warmdown_ratio=1.0, grad_clip=None), description="rates and schedule"
+    )
+    reward: str = Field("answer", description="name of a registered reward: answer, or one of your own")
     questions_per_step: int = Field(16, ge=1, description="questions in an optimizer step, over all ranks")
     samples_per_question: int = Field(16, ge=2, description="completions for each question")
     max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature; 1: the model's own distribution")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: one pass over the questions")
     eval_questions: int = Field(400, ge=2, description="held-out questions before, during and after")
     eval_samples: int = Field(8, ge=1, description="completions for each held-out question")
     eval_every: int = Field(60, ge=1, description="steps between evaluations")
-    seed: int = 42
-    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs")
+    seed: int = Field(42, description="random seed")
+    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
 
 
 class EvaluateSpec(Spec):
     """What is measured on a checkpoint: CORE and bpb for base, chat tasks for the others."""
 
-    core_tasks: tuple[str, ...] | None = Field(None, description="CORE tasks by label; empty: all of the bundle")
+    core_tasks: tuple[str, ...] | None = Field(
+        None, description="CORE tasks by label, for example hellaswag_zeroshot; empty: all of the bundle"
+    )
     core_examples: int = Field(500, ge=0, description="examples for each CORE task; 0: no CORE")
     bpb_tokens: int = Field(20 * 524_288, ge=0, description="tokens for bpb on train and validation; 0: none")
-    chat_tasks: tuple[str, ...] = Field((), description="chat tasks by name")
+    chat_tasks: tuple[str, ...] = Field(
+        (), description="names of registered tasks that can be graded, for example GSM8K or Arithmetic"
+    )
     chat_examples: int | None = Field(None, ge=1, description="examples for each chat task; empty: all")
     max_new_tokens: int = Field(512, ge=1, description="longest answer in tokens")
     num_samples: int = Field(1, ge=1, description="answers for each generative question")
-    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature; 0: greedy")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
-    seed: int = 42
+    seed: int = Field(42, description="random seed")
     batch_tokens: int = runtime_field(16_384, ge=1, description="tokens in one batch")
 
 
@@ -236,14 +290,16 @@ class LaunchSpec(Spec):
     rdzv_endpoint: str | None = runtime_field(
         None, description="host:port of this machine, where the others reach it; the port is free (multinode)"
     )
-    device: Literal["cuda", "mps", "cpu"] | None = runtime_field(None, description="empty: the best that is there")
+    device: Literal["cuda", "mps", "cpu"] | None = runtime_field(
+        None, description="device to compute on; empty: the best that is there"
+    )
     retries: int = runtime_field(
         3, ge=0, le=100, description="times a stage is started again after a lost node, a pre-emption or a stall"
     )
     retry_seconds: float = runtime_field(
-        10.0, ge=0, description="seconds before the first of them; three times as long before each further one"
+        10.0, ge=0, description="seconds before the first retry; three times as long before each further one"
     )
-    gpu_hour_dollars: float = runtime_field(3.0, ge=0, description="price of a GPU hour, for the cost estimate")
+    gpu_hour_dollars: float = runtime_field(3.0, ge=0, description="dollars for a GPU hour, for the cost estimate")
 
     def conflicts(self) -> list[str]:
         """Return every combination of values that cannot work, each as field: reason.
@@ -274,16 +330,22 @@ class LaunchSpec(Spec):
 class PipelineSpec(Spec):
     """The whole pipeline. Start from a recipe; change any field."""
 
-    recipe: str = runtime_field("demo", description="the recipe that this started from")
-    run_name: str | None = runtime_field(None, description="name of the run; empty: recipe and time")
-    download: DownloadSpec
-    task_data: TaskDataSpec
-    tokenizer: TokenizerSpec
-    pretrain: PretrainSpec
-    midtrain: FinetuneSpec | None = None
-    sft: FinetuneSpec
-    rl: RLSpec | None = None
-    evaluate: EvaluateSpec
+    recipe: str = runtime_field(
+        "demo", description="the recipe that the values are from; to start from another, choose its deployment"
+    )
+    run_name: str | None = runtime_field(
+        None, description="name of the run and of its report; empty: recipe, depth and time"
+    )
+    download: DownloadSpec = Field(description="the pretraining text, and where it comes from")
+    task_data: TaskDataSpec = Field(description="what conversations and benchmarks are made from")
+    tokenizer: TokenizerSpec = Field(description="byte-level BPE, learned from the text")
+    pretrain: PretrainSpec = Field(description="the base model: next-token training on the text")
+    midtrain: FinetuneSpec | None = Field(
+        None, description="the base model learns the shape of a chat; empty: left out"
+    )
+    sft: FinetuneSpec = Field(description="supervised fine-tuning: the chat model")
+    rl: RLSpec | None = Field(None, description="practice on questions that can be graded; empty: left out")
+    evaluate: EvaluateSpec = Field(description="what is measured on each model")
     launch: LaunchSpec = runtime_field(LaunchSpec(), description="processes and machines")
     force: tuple[Stage, ...] = runtime_field((), description="stages to run again although their outputs are there")
 
