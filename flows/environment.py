@@ -1,6 +1,7 @@
 """The environment that Prefect and MLflow start with. Prefect reads it when it is imported: prepare it first."""
 
 import os
+import sys
 from pathlib import Path
 
 from nanochat_core.paths import prefect_home
@@ -30,3 +31,19 @@ def prepare(base: Path, *, is_terminal: bool = False) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # its server makes no parent folders, and dies
+
+
+def keep_own_log(base: Path, name: str) -> None:
+    """Write all that this process prints from here on to $NANOCHAT_BASE_DIR/logs/`name`.log.
+
+    Only in a process that a Prefect worker has started: the worker may die before it.
+    """
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return
+    path = base / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)

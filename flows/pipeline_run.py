@@ -71,6 +71,7 @@ class PipelineRun:
         return tags
 
     def __enter__(self) -> "PipelineRun":
+        environment.keep_own_log(self.base, self.name)
         self._alive.enter_context(run_lock.alive(self.base, self._id))
         self._tracker.start()
         return self

@@ -1,6 +1,5 @@
 """How far a stage is: a bar in a terminal, a line now and then elsewhere. flows/live_view.py shows it in the UI."""
 
-import contextlib
 import sys
 import time
 from collections import deque
@@ -16,9 +15,8 @@ LOSSES = ("train/loss", "loss", "rl/reward")
 
 
 def say(text: str) -> None:
-    """Print one line for whoever watches: the terminal, or the log of a worker, if that still lives."""
-    with contextlib.suppress(OSError):  # a run outlives the worker that reads its output
-        Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)
+    """Print one line for whoever watches: the terminal, or the log of a run that a worker has started."""
+    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def warn(text: str) -> None:
