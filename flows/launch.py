@@ -108,7 +108,7 @@ class StageProcess:
             module=self.module,
             folder=f"{self.folder.parent.name}/{self.folder.name}",
             launch=self.launch,
-            code=git_commit(),
+            code=rendezvous.code_of_ranks(PROJECT),
         )
 
     @property

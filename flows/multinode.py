@@ -83,7 +83,7 @@ def announcements(base: Path, idle_seconds: float | None) -> Iterator[Announceme
 def take_part(base: Path, announcement: Announcement, node: str, tell: Tell) -> None:
     """Run this node's agent until it ends, or the head has withdrawn the announcement or is gone."""
     note, beat = Note(attempt=announcement.attempt, node=node), Beat(note_file(base, node))
-    if problems := announcement.problems(base, launch.git_commit()):
+    if problems := announcement.problems(base, rendezvous.code_of_ranks(launch.PROJECT)):
         tell(f"{announcement.stage}: refused: {'; '.join(problems)}")
         refusal = {"exit_code": NanochatError.exit_code, "is_transient": False, "message": "; ".join(problems)}
         beat.write(note.model_copy(update=refusal), is_urgent=True)

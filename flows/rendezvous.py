@@ -8,6 +8,7 @@ own, so that nobody joins an old one. Who writes a file writes it again every BE
 SILENCE_SECONDS is gone. The clocks of two machines are never compared.
 """
 
+import hashlib
 import re
 import secrets
 import time
@@ -42,15 +43,15 @@ class Message(BaseModel):
 
 
 class Announcement(Message):
-    """What the head starts. `folder` is relative to the folder of all artifacts; `code` is the head's git commit."""
+    """What the head starts. `folder` is relative to the folder of all artifacts; `code` is that of `code_of_ranks`."""
 
     stage: str
     module: str
     folder: str
     launch: LaunchSpec
-    code: str | None
+    code: str
 
-    def problems(self, base: Path, code: str | None) -> list[str]:
+    def problems(self, base: Path, code: str) -> list[str]:
         """Return why a node with this base folder and this code must not take part; nothing is run unchecked."""
         found = []
         if not MODULES.fullmatch(self.module):
@@ -60,7 +61,7 @@ class Announcement(Message):
         elif not (self.path(base) / "spec.json").is_file():
             found.append(f"{self.path(base)} has no spec.json: NANOCHAT_BASE_DIR must be the same folder on all nodes")
         if self.code != code:
-            found.append(f"the head runs commit {self.code}, this node {code}: install the same on both")
+            found.append("its nanochat_core or tasks_eval differs from the head's: install the same version on all")
         return found
 
     def path(self, base: Path) -> Path:
@@ -91,6 +92,16 @@ def notes_folder(base: Path) -> Path:
 def new_attempt() -> str:
     """Return a name that no other attempt has."""
     return secrets.token_hex(4)
+
+
+def code_of_ranks(project: Path) -> str:
+    """Return a short hash of the sources that ranks run: as they are now, for each attempt starts them anew."""
+    found = hashlib.sha256()
+    for path in sorted(
+        path for package in ("nanochat_core", "tasks_eval") for path in (project / package).rglob("*.py")
+    ):
+        found.update(path.relative_to(project).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def torchrun_options(launch: LaunchSpec, rendezvous_id: str, node: str | None) -> list[str]:
