@@ -47,10 +47,12 @@ class Watch:
 class PipelineRun:
     """Makes stages, each at most once, their inputs first. A context manager: on leaving, MLflow has all of it.
 
+    `sweep` is the name of the sweep that it is a run of: a tag in MLflow, and models called `base` are not of it.
     Raises SpecError for a spec that does not fit together, or that cannot be run yet.
     """
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    def __init__(self, spec: PipelineSpec, *, sweep: str | None = None) -> None:
+        self._sweep = sweep
         self.spec = recipes.resolve(spec)
         if reason := recipes.unsupported(self.spec):
             raise SpecError(reason)
@@ -68,7 +70,7 @@ class PipelineRun:
             "git_commit": launch.git_commit() or "unknown",
             "prefect_flow_run_id": self._id,
         }
-        return tags
+        return tags | ({"sweep": self._sweep} if self._sweep else {})
 
     def __enter__(self) -> "PipelineRun":
         environment.keep_own_log(self.base, self.name)
@@ -94,7 +96,8 @@ class PipelineRun:
         if stage.name not in self.outcomes:
             inputs = {name: self.outcome(source) for name, source in stage.inputs(self.spec).items()}
             self.outcomes[stage.name] = self._perform(stage, inputs)
-            self._remember()
+            if not self._sweep:
+                self._remember()
         return self.outcomes[stage.name]
 
     def find(self, stage: Stage) -> StageOutcome | None:
@@ -126,7 +129,7 @@ class PipelineRun:
             except BaseException as error:
                 track.fail()
                 if isinstance(error, Exception):
-                    show_failure(stage.name, error, f"nanochat run {self.spec.recipe}")
+                    show_failure(stage.name, error, self._command)
                 raise
             finally:
                 view.finish()
@@ -134,6 +137,11 @@ class PipelineRun:
         if not outcome.is_cached:
             say(f"{outcome.stage}: done in {outcome.seconds:.0f} s")
         return outcome
+
+    @property
+    def _command(self) -> str:
+        """What continues this run in a terminal, without its options."""
+        return f"nanochat {'sweep' if self._sweep else 'run'} {self.spec.recipe}"
 
     def _remember(self) -> None:
         """Write down what the newest run has made so far: what `sft` means as a model's name (flows/model_ref.py)."""
