@@ -1,7 +1,8 @@
 """A stage that makes a few bytes out of its parameters and inputs, resumes like a training stage, and fails on demand.
 
 $FAKE_LOG names a file that gets a line for each process, $FAKE_FAIL_STAGE the stage that fails half-way, in the way
-that $FAKE_FAILURE says: crash, input, preempted, hang.
+that $FAKE_FAILURE says: crash, input, preempted, hang. With $FAKE_LAW, pretraining ends with the loss that the scaling
+law of that JSON object has for the model and its tokens; $FAKE_FAIL_DEPTH fails the model of that depth alone.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from nanochat_core.artifacts import StageFolder, run_stage
 from nanochat_core.errors import DataError, Preempted
@@ -35,7 +37,7 @@ def work(folder: StageFolder) -> None:
         metrics.write(step, total_steps=STEPS, tokens=100 * step, **{"train/loss": 5.0 - step})
         if step == 2:
             checkpoint.write_text(json.dumps(step))
-        if step == 3 and stage == os.environ.get("FAKE_FAIL_STAGE"):
+        if step == 3 and stage == os.environ.get("FAKE_FAIL_STAGE") and is_to_fail(folder):
             fail(os.environ["FAKE_FAILURE"])
     write_output(folder)
 
@@ -45,7 +47,25 @@ def write_output(folder: StageFolder) -> None:
     if os.environ.get("FAKE_NONDETERMINISTIC") == folder.request.stage:
         content += str(time.time_ns()).encode()
     (folder.path / "output.bin").write_bytes(hashlib.sha256(content).digest())
-    folder.write_result(METRICS.get(folder.request.stage, {"size": 32}), ["output.bin"], DETAILS)
+    metrics = METRICS.get(folder.request.stage, {"size": 32})
+    if folder.request.stage == "pretrain" and "FAKE_LAW" in os.environ:
+        metrics = metrics | {"val_bpb_last": planted_loss(folder.request.params)}
+    folder.write_result(metrics, ["output.bin"], DETAILS)
+
+
+def planted_loss(params: dict[str, Any]) -> float:
+    from nanochat_core.model.accounting import scaling_parameters
+    from nanochat_core.specs import ModelSpec
+
+    law = json.loads(os.environ["FAKE_LAW"])
+    parameters = scaling_parameters(ModelSpec(**params["model"]), 2048)
+    tokens = params["steps"] * params["total_batch_tokens"]
+    return law["E"] + law["A"] / parameters ** law["alpha"] + law["B"] / tokens ** law["beta"]
+
+
+def is_to_fail(folder: StageFolder) -> bool:
+    depth = os.environ.get("FAKE_FAIL_DEPTH")
+    return depth is None or folder.request.params["model"]["depth"] == int(depth)
 
 
 def fail(how: str) -> None:
