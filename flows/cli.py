@@ -152,6 +152,33 @@ def stage(
 
 @app.command()
 @in_one_line
+def sweep(
+    recipe: Recipe,
+    depths: Annotated[str, typer.Option(help="layers of the models, for example 2,3,4,6")],
+    kind: Annotated[str, typer.Option(help="isoflop: every depth at every budget; miniseries: every depth once")] = (
+        "isoflop"
+    ),
+    budgets: Annotated[str | None, typer.Option(help="FLOPs of one model, for example 1e12,3e12 (isoflop)")] = None,
+    data: Data = None,
+    data_path: DataPath = None,
+    changes: Changes = None,
+    run_name: RunName = None,
+) -> None:
+    """Train many sizes of a recipe's model and fit scaling laws; what is done already is reused."""
+    from flows import sweep_command
+
+    own, rest = sweep_command.split_changes(changes or [])
+    base = build_spec(recipe, data=data, data_path=data_path, changes=rest, run_name=run_name)
+    spec = sweep_command.sweep_spec(base, kind=kind, depths=depths, budgets=budgets, own=parse_changes(own))
+    await_prefect = prepare_prefect()
+    from flows.sweep import sweep as sweep_flow
+
+    await_prefect()
+    sweep_command.print_sweep(sweep_flow(spec), console)
+
+
+@app.command()
+@in_one_line
 def up(
     host: Annotated[
         str, typer.Option(help="address to listen on; other than loopback, anybody there may start runs")
