@@ -81,8 +81,7 @@ def check_part(stage: str, known: Sequence[str] = PARTS) -> None:
 
 def check_runnable(spec: PipelineSpec) -> None:
     """Refuse a spec that cannot run, before Prefect takes its seconds to start."""
-    if reason := recipes.unsupported(recipes.resolve(spec)):
-        raise SpecError(reason)
+    recipes.runnable(spec)
 
 
 def prepare_prefect() -> Callable[[], None]:

@@ -48,14 +48,12 @@ class PipelineRun:
     """Makes stages, each at most once, their inputs first. A context manager: on leaving, MLflow has all of it.
 
     `sweep` is the name of the sweep that it is a run of: a tag in MLflow, and models called `base` are not of it.
-    Raises SpecError for a spec that does not fit together, or that cannot be run yet.
+    Raises SpecError for a spec that does not fit together, or cannot run here.
     """
 
     def __init__(self, spec: PipelineSpec, *, sweep: str | None = None) -> None:
         self._sweep = sweep
-        self.spec = recipes.resolve(spec)
-        if reason := recipes.unsupported(self.spec):
-            raise SpecError(reason)
+        self.spec = recipes.runnable(spec)
         self.base = paths.base_dir()
         self.outcomes: dict[str, StageOutcome] = {}
         environment.prepare(self.base)

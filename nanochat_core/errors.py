@@ -1,7 +1,8 @@
 """Errors that a user can act on. Each message says what happened, what was expected and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
@@ -15,6 +16,19 @@ class NanochatError(Exception):
 
 class SpecError(NanochatError):
     """A recipe, field or value that does not exist or does not fit the others."""
+
+    @classmethod
+    def listing(cls, problems: Sequence[str]) -> Self:
+        """Return the error that lists all problems: one as it is, several a line each.
+
+        >>> print(SpecError.listing(["sft.steps: 0", "unknown field x"]))
+        2 problems:
+        - sft.steps: 0
+        - unknown field x
+        """
+        if len(problems) == 1:
+            return cls(problems[0])
+        return cls("\n- ".join([f"{len(problems)} problems:", *problems]))
 
 
 class DataError(NanochatError):

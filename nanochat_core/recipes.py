@@ -1,9 +1,12 @@
 """Recipes: functions that return a `PipelineSpec`, and `resolve`, which derives every field left empty. Torch-free."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from nanochat_core.conflicts import conflicts, obstacles
 from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.hardware import visible_gpus
 from nanochat_core.model.accounting import derive_shape, flops_per_token, parameter_counts
 from nanochat_core.optim import scaling
 from nanochat_core.recipes_demo import demo
@@ -86,7 +89,7 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
         tokenizer=TokenizerSpec(vocab_size=65_536),
         pretrain=PretrainSpec(model=ModelSpec(depth=depth)),
         midtrain=FinetuneSpec(
-            conversations=ConversationsSpec(mixture=midtrain_mixture),
+            conversations=ConversationsSpec(mixture=midtrain_mixture, validation_rows=10_000),  # several batches
             mask="none",
             batching="stream",
             batch_rows=256,
@@ -140,7 +143,7 @@ def _full(
             validation_tokens=80 * 524_288,
         ),
         sft=FinetuneSpec(
-            conversations=ConversationsSpec(mixture=mixture),
+            conversations=ConversationsSpec(mixture=mixture, validation_rows=2048),
             optimizer=OptimizerSpec(embedding_lr=0.3, head_lr=0.008, lr_scale=0.8, warmdown_ratio=0.5, grad_clip=None),
             batch_rows=512,
         ),
@@ -195,8 +198,8 @@ def recipe(name: str, *, data: DataSource | None = None, path: str | None = None
     return spec
 
 
-def resolve(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec with every derivable field filled in. Raises SpecError listing all that does not fit."""
+def derive(spec: PipelineSpec) -> PipelineSpec:
+    """Return the spec with every derivable field filled in, whether it fits together or not."""
     pretrain = spec.pretrain
     model = derive_shape(pretrain.model)
     vocab_size, ratio = spec.tokenizer.vocab_size, pretrain.tokens_per_parameter
@@ -206,31 +209,27 @@ def resolve(spec: PipelineSpec) -> PipelineSpec:
     download = spec.download
     if download.source == "hub" and download.train_shards is None:
         download = download.model_copy(update={"train_shards": scaling.train_shards(steps * total)})
-    resolved = spec.model_copy(update={"pretrain": pretrain, "download": download})
-    if problems := _conflicts(resolved):
-        raise SpecError("; ".join(problems))
+    return spec.model_copy(update={"pretrain": pretrain, "download": download})
+
+
+def resolve(spec: PipelineSpec) -> PipelineSpec:
+    """Return the derived spec. Raises SpecError that lists every combination of values that cannot work."""
+    resolved = derive(spec)
+    if problems := conflicts(resolved):
+        raise SpecError.listing(problems)
     return resolved
 
 
-def _conflicts(spec: PipelineSpec) -> list[str]:
-    """Return every combination of values that cannot work, each as field: reason."""
-    model, problems = spec.pretrain.model, []
-    if model.n_embd % model.n_head:
-        problems.append(f"pretrain.model.n_head: width {model.n_embd} is not divisible by {model.n_head} heads")
-    elif (model.n_embd // model.n_head) % 2:
-        problems.append(f"pretrain.model.n_head: the head size {model.n_embd // model.n_head} must be even")
-    if model.n_head % model.n_kv_head:
-        problems.append(
-            f"pretrain.model.n_kv_head: {model.n_head} heads cannot share {model.n_kv_head} key/value heads"
-        )
-    if spec.pretrain.total_batch_tokens % model.sequence_len:
-        problems.append(
-            f"pretrain.total_batch_tokens: {spec.pretrain.total_batch_tokens} is no multiple of "
-            f"sequence_len {model.sequence_len}"
-        )
-    if spec.download.source == "path" and not spec.download.path:
-        problems.append("download.path: the source 'path' needs a folder")
-    return problems + spec.launch.conflicts()
+def runnable(spec: PipelineSpec) -> PipelineSpec:
+    """Return the derived spec. Raises SpecError that lists every reason why it cannot run on this machine."""
+    resolved = derive(spec)
+    gpus = len(visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    problems = [*conflicts(resolved), *filter(None, [unsupported(resolved)]), *obstacles(resolved, gpus=gpus)]
+    if spec.recipe not in RECIPES:
+        problems.insert(0, f"recipe: unknown recipe {spec.recipe!r}{did_you_mean(spec.recipe, RECIPES)}")
+    if problems:
+        raise SpecError.listing(problems)
+    return resolved
 
 
 def unsupported(spec: PipelineSpec) -> str | None:

@@ -361,7 +361,7 @@ def with_changes(spec: PipelineSpec, changes: dict[str, Any]) -> PipelineSpec:
     data = spec.model_dump()
     problems = [problem for field, value in changes.items() if (problem := _set_field(spec, data, field, value))]
     if problems:
-        raise SpecError("; ".join(problems))
+        raise SpecError.listing(problems)
     return parse_pipeline(data)
 
 
@@ -382,23 +382,23 @@ def _set_field(spec: Spec, data: dict[str, Any], dotted: str, value: Any) -> str
 
 
 def parse_pipeline(data: dict[str, Any]) -> PipelineSpec:
-    """Return the spec in `data`; raises SpecError with all that is wrong in one line."""
+    """Return the spec in `data`; raises SpecError that lists all that is wrong."""
     try:
         return PipelineSpec.model_validate(data)
     except ValidationError as error:
-        raise SpecError(explain(error)) from None
+        raise SpecError.listing(explain(error)) from None
 
 
 def parse_params(kind: type[S], params: dict[str, Any]) -> S:
-    """Return a stage's spec from the `params` of its spec.json; raises SpecError with all that is wrong."""
+    """Return a stage's spec from the `params` of its spec.json; raises SpecError that lists all that is wrong."""
     try:
         return kind.model_validate(params)
     except ValidationError as error:
-        raise SpecError(explain(error)) from None
+        raise SpecError.listing(explain(error)) from None
 
 
-def explain(error: ValidationError) -> str:
-    """Return every problem of a validation error in one line: field, what it was, what was expected."""
+def explain(error: ValidationError) -> list[str]:
+    """Return every problem of a validation error: field, what was expected, what it was."""
     lines = []
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])
@@ -406,4 +406,4 @@ def explain(error: ValidationError) -> str:
             lines.append(f"unknown field {field}")
         else:
             lines.append(f"{field}: {problem['msg']} (got {problem.get('input')!r})")
-    return "; ".join(lines)
+    return lines

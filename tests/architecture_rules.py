@@ -18,6 +18,7 @@ BAN_EXCEPTIONS = {("deployments.mlflow_model", "mlflow")}
 TORCH_FREE = (
     "specs",
     "sweep_specs",
+    "conflicts",
     "recipes",
     "recipes_demo",
     "sweep_members",
@@ -67,7 +68,7 @@ LEVELS = (
         "inference.interface",
     ),
     ("model", "optim", "data", "checkpoint"),
-    ("inference", "recipes", "recipes_demo", "sweep_members"),
+    ("inference", "conflicts", "recipes", "recipes_demo", "sweep_members"),
     ("training",),
     ("stages",),
 )

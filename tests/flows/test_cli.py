@@ -109,7 +109,7 @@ def test_the_terminal_shows_neither_prefects_log_nor_a_traceback(base: Path, pre
         "--set",
         "download.local_characters=200000",
         "--set",
-        "tokenizer.vocab_size=900000",
+        "tokenizer.vocab_size=150000",
     ]
     result = subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120

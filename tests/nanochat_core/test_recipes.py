@@ -91,5 +91,5 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
 
 def test_what_does_not_fit_together_is_said_at_once() -> None:
     spec = with_changes(recipe("demo"), {"pretrain.model.n_head": 3, "pretrain.total_batch_tokens": 100})
-    with pytest.raises(SpecError, match=r"n_head: width 128 is not divisible by 3.*total_batch_tokens: 100"):
+    with pytest.raises(SpecError, match=r"(?s)n_head: width 128 is not divisible by 3.*total_batch_tokens: 100"):
         resolve(spec)

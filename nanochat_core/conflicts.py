@@ -1,0 +1,284 @@
+"""What cannot work in a pipeline, found before anything starts: each problem as "field: what it is, what is expected".
+
+`conflicts` looks at the values alone, `obstacles` at this machine as well: a recipe for eight GPUs can be planned on a
+laptop. What only the data can tell (does the text support the vocabulary?) stays with the stages. Torch-free.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from nanochat_core.errors import did_you_mean
+from nanochat_core.specs import (
+    ConversationsSpec,
+    EvaluateSpec,
+    FinetuneSpec,
+    LaunchSpec,
+    OptimizerSpec,
+    PipelineSpec,
+    RLSpec,
+    TaskDataSpec,
+)
+
+MAX_LANES = 64  # as in data/loader.py
+CONTEXT_MARGIN = 4  # as in inference/engine.py: how far beyond sequence_len a model answers
+TASK_DATASETS = {  # the data set that a task of ours reads; those that are not here are generated
+    "ARC-Challenge": "arc",
+    "ARC-Easy": "arc",
+    "CountLetters": "words",
+    "CustomJSON": "custom",
+    "GSM8K": "gsm8k",
+    "HumanEval": "humaneval",
+    "MMLU": "mmlu",
+    "SimpleSpelling": "words",
+    "SmolTalk": "smoltalk",
+    "Spelling": "words",
+    "SpellingBee": "words",
+}
+UNGRADED = ("CustomJSON", "Greetings", "SmolTalk")
+UNTRAINABLE = ("HumanEval",)  # they have a test split only
+CORE_LABELS = (  # of the bundle that `core_bundle_url` names by default
+    "agi_eval_lsat_ar arc_challenge arc_easy bigbench_cs_algorithms bigbench_dyck_languages "
+    "bigbench_language_identification bigbench_operators bigbench_qa_wikidata bigbench_repeat_copy_logic boolq "
+    "commonsense_qa copa coqa hellaswag hellaswag_zeroshot jeopardy lambada_openai openbook_qa piqa squad winograd "
+    "winogrande"
+)
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def conflicts(spec: PipelineSpec) -> list[str]:
+    """Return every combination of values of a resolved spec that cannot work on any machine."""
+    ranks = None if spec.launch.nproc_per_node is None else spec.launch.nproc_per_node * spec.launch.nnodes
+    return [
+        *_names(spec),
+        *_shape(spec),
+        *_text(spec),
+        *_batches(spec, ranks),
+        *_chat_parts(spec),
+        *_evaluation(spec.evaluate, spec),
+        *spec.launch.conflicts(),
+        *_arithmetic(spec),
+    ]
+
+
+def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
+    """Return why a resolved spec cannot run on this machine, which has so many CUDA devices."""
+    launch = spec.launch
+    ranks = (gpus if launch.device in (None, "cuda") else 0) or 1
+    return [
+        *_unknown_tasks(spec),
+        *_missing_path(spec),
+        *_devices(launch, gpus),
+        *(_batches(spec, ranks * launch.nnodes) if launch.nproc_per_node is None else []),
+    ]
+
+
+def _names(spec: PipelineSpec) -> Iterator[str]:
+    if spec.run_name is not None and (spec.run_name == "latest" or not RUN_NAME.fullmatch(spec.run_name)):
+        yield (
+            f"run_name: {spec.run_name!r} cannot name a folder; use letters, digits, '.', '_' and '-', "
+            "and a name other than 'latest'"
+        )
+    for stage in spec.force:
+        if stage in ("midtrain", "rl") and getattr(spec, stage) is None:
+            yield f"force: the stage {stage} is left out of this pipeline; fill {stage} in, or take it off the list"
+
+
+def _shape(spec: PipelineSpec) -> Iterator[str]:
+    model = spec.pretrain.model
+    if model.n_embd % model.n_head:
+        yield f"pretrain.model.n_head: width {model.n_embd} is not divisible by {model.n_head} heads"
+    elif (model.n_embd // model.n_head) % 2:
+        yield f"pretrain.model.n_head: the head size {model.n_embd // model.n_head} must be even"
+    if model.n_head % model.n_kv_head:
+        yield f"pretrain.model.n_kv_head: {model.n_head} heads cannot share {model.n_kv_head} key/value heads"
+
+
+def _text(spec: PipelineSpec) -> Iterator[str]:
+    download, tokenizer, sequence_len = spec.download, spec.tokenizer, spec.pretrain.model.sequence_len
+    if download.source == "path" and not download.path:
+        yield "download.path: the source 'path' needs a folder"
+    if download.source != "path" and download.path:
+        yield f"download.path: the source is {download.source!r}; set download.source to 'path', or leave this empty"
+    characters = min(
+        tokenizer.max_characters, download.local_characters if download.source == "local" else tokenizer.max_characters
+    )
+    if tokenizer.vocab_size > characters:
+        yield (
+            f"tokenizer.vocab_size: {tokenizer.vocab_size:,} tokens cannot be learned from {characters:,} characters; "
+            "ask for fewer, or for more text"
+        )
+    for name, tokens in (
+        ("pretrain.validation_tokens", spec.pretrain.validation_tokens),
+        ("evaluate.bpb_tokens", spec.evaluate.bpb_tokens or sequence_len),
+    ):
+        if tokens < sequence_len:
+            yield f"{name}: {tokens} tokens are less than one row; expected {sequence_len} (sequence_len) or more"
+
+
+def _batches(spec: PipelineSpec, ranks: int | None) -> Iterator[str]:
+    """Each step must come out in whole rows, and equally many for each rank (where the number of ranks is known)."""
+    sequence_len, total = spec.pretrain.model.sequence_len, spec.pretrain.total_batch_tokens
+    if total % sequence_len:
+        if ranks is None or spec.launch.nproc_per_node is not None:  # once is enough
+            yield f"pretrain.total_batch_tokens: {total} is no multiple of sequence_len {sequence_len}"
+    elif ranks and math.gcd(total // sequence_len, MAX_LANES) % ranks:
+        yield (
+            f"pretrain.total_batch_tokens: its {total // sequence_len} rows of {sequence_len} tokens cannot be shared "
+            f"evenly by {ranks} ranks; choose a power of two of ranks (launch.nproc_per_node), and as many rows or more"
+        )
+    for name, rows in (
+        ("midtrain.batch_rows", spec.midtrain and spec.midtrain.batch_rows),
+        ("sft.batch_rows", spec.sft.batch_rows),
+        ("rl.questions_per_step", spec.rl and spec.rl.questions_per_step),
+    ):
+        if ranks and rows and rows % ranks:
+            yield f"{name}: {rows} cannot be shared evenly by {ranks} ranks; choose a multiple of {ranks}"
+
+
+def _chat_parts(spec: PipelineSpec) -> Iterator[str]:
+    yield from _schedule("pretrain", spec.pretrain.optimizer)
+    for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
+        if part is not None:
+            yield from _schedule(name, part.optimizer)
+            yield from _mixture(f"{name}.conversations", part.conversations, spec.task_data)
+    for name, finetune in (("midtrain", spec.midtrain), ("sft", spec.sft)):
+        if finetune is not None:
+            yield from _finetune(name, finetune, spec.pretrain.model.sequence_len)
+    if spec.rl is not None:
+        yield from _rl(spec.rl, spec.pretrain.model.sequence_len)
+
+
+def _schedule(name: str, optimizer: OptimizerSpec) -> Iterator[str]:
+    if optimizer.warmup_ratio + optimizer.warmdown_ratio > 1:
+        yield (
+            f"{name}.optimizer.warmup_ratio: {optimizer.warmup_ratio:g} of the steps rise and "
+            f"{optimizer.warmdown_ratio:g} (warmdown_ratio) fall; together they are 1 at most"
+        )
+
+
+def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) -> Iterator[str]:
+    tasks = [item.task for item in conversations.mixture]
+    for task in sorted(set(tasks) & set(UNTRAINABLE)):
+        yield f"{name}.mixture: {task} has no training split; take it out"
+    yield from _missing_data(f"{name}.mixture", tasks, data)
+
+
+def _missing_data(name: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterator[str]:
+    """Say which tasks have no data: without the Hub there is a word list and nothing else."""
+    there = data.datasets if data.source == "hub" else ("words",)
+    for task in dict.fromkeys(tasks):
+        needed = TASK_DATASETS.get(task)
+        if needed and needed not in there:
+            remedy = (
+                f"add {needed!r} to task_data.datasets" if data.source == "hub" else "set task_data.source to 'hub'"
+            )
+            if needed == "custom":
+                remedy = "no stage provides that yet"
+            yield f"{name}: {task} needs the data set {needed!r}; {remedy}, or take the task out"
+
+
+def _finetune(name: str, part: FinetuneSpec, model_len: int) -> Iterator[str]:
+    conversations, longest = part.conversations, CONTEXT_MARGIN * model_len
+    if part.sequence_len and part.sequence_len > longest:
+        yield (
+            f"{name}.sequence_len: {part.sequence_len} tokens; the model is trained on {model_len} and answers up to "
+            f"{longest} ({CONTEXT_MARGIN} x pretrain.model.sequence_len): expected no more"
+        )
+    if part.batching == "padded":
+        rows = sum((item.rows or 10**12) * item.epochs for item in conversations.mixture)
+        if rows < part.batch_rows:
+            yield f"{name}.batch_rows: the mixture has {rows} rows, less than one step of {part.batch_rows}"
+        if conversations.validation_rows < part.batch_rows:
+            yield (
+                f"{name}.conversations.validation_rows: {conversations.validation_rows} rows are less than one batch; "
+                f"expected {part.batch_rows} ({name}.batch_rows) or more"
+            )
+
+
+def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
+    held_out = part.conversations.validation_rows
+    if part.eval_questions > held_out:
+        yield (
+            f"rl.eval_questions: {part.eval_questions} questions; only {held_out} are held out "
+            "(rl.conversations.validation_rows)"
+        )
+    if ungraded := sorted({item.task for item in part.conversations.mixture} & set(UNGRADED)):
+        yield f"rl.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
+    yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
+
+
+def _answers(name: str, tokens: int, model_len: int) -> Iterator[str]:
+    if tokens >= CONTEXT_MARGIN * model_len:
+        yield (
+            f"{name}: {tokens} tokens leave no room for a question; the model holds {CONTEXT_MARGIN * model_len} "
+            f"({CONTEXT_MARGIN} x pretrain.model.sequence_len)"
+        )
+
+
+def _evaluation(part: EvaluateSpec, spec: PipelineSpec) -> Iterator[str]:
+    tasks, data = part.chat_tasks, spec.task_data
+    if not tasks:
+        yield "evaluate.chat_tasks: there is none; name at least one task"
+    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
+        yield f"evaluate.chat_tasks: {', '.join(twice)} is there more than once"
+    if ungraded := sorted(set(tasks) & set(UNGRADED)):
+        yield f"evaluate.chat_tasks: {', '.join(ungraded)} cannot be graded; take it out"
+    yield from _missing_data("evaluate.chat_tasks", tasks, data)
+    yield from _answers("evaluate.max_new_tokens", part.max_new_tokens, spec.pretrain.model.sequence_len)
+    if part.num_samples > 1 and not part.temperature:
+        yield f"evaluate.num_samples: {part.num_samples} answers at temperature 0 are all the same; raise temperature"
+    yield from _core(part, data)
+
+
+def _core(part: EvaluateSpec, data: TaskDataSpec) -> Iterator[str]:
+    if not part.core_tasks:
+        return
+    if not part.core_examples:
+        yield "evaluate.core_tasks: core_examples is 0, so none of them is measured; raise it, or leave this empty"
+    if data.source != "hub" or "core" not in data.datasets:
+        yield "evaluate.core_tasks: the CORE bundle is not fetched; add 'core' to task_data.datasets (source hub)"
+    if data.core_bundle_url == TaskDataSpec.model_fields["core_bundle_url"].default:
+        labels = CORE_LABELS.split()
+        for label in part.core_tasks:
+            if label not in labels:
+                yield f"evaluate.core_tasks: the CORE bundle has no task {label!r}{did_you_mean(label, labels)}"
+
+
+def _arithmetic(spec: PipelineSpec) -> Iterator[str]:
+    if spec.pretrain.precision == "fp8" and spec.launch.device in ("cpu", "mps"):
+        yield f"pretrain.precision: 'fp8' needs a CUDA device, launch.device is {spec.launch.device!r}; use 'bf16'"
+
+
+def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
+    """Say which names no installed package has registered (their code is not loaded)."""
+    named = {"evaluate.chat_tasks": list(spec.evaluate.chat_tasks)}
+    for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
+        if part is not None:
+            named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
+    known = entry_points(group="nanochat.tasks").names
+    for field, tasks in named.items():
+        for task in dict.fromkeys(tasks):
+            if task not in known:
+                yield f"{field}: unknown task {task!r}{did_you_mean(task, known)}"
+    rewards = entry_points(group="nanochat.rewards").names
+    if spec.rl is not None and spec.rl.reward not in rewards:
+        yield f"rl.reward: unknown reward {spec.rl.reward!r}{did_you_mean(spec.rl.reward, rewards)}"
+
+
+def _missing_path(spec: PipelineSpec) -> Iterator[str]:
+    path = spec.download.path
+    if spec.download.source == "path" and path and not Path(path).expanduser().is_dir():
+        yield f"download.path: there is no folder {path!r} on this machine"
+
+
+def _devices(launch: LaunchSpec, gpus: int) -> Iterator[str]:
+    if launch.device == "cuda" and not gpus:
+        yield "launch.device: no CUDA device is visible on this machine; leave it empty for the best that is there"
+    if launch.device == "mps" and sys.platform != "darwin":
+        yield "launch.device: 'mps' is there on a Mac only; leave it empty for the best that is there"
+    if gpus and launch.device in (None, "cuda") and (launch.nproc_per_node or 1) > gpus:
+        yield f"launch.nproc_per_node: {launch.nproc_per_node} ranks need a GPU each, this machine has {gpus}"
