@@ -174,7 +174,9 @@ def test_every_name_that_a_pod_refers_to_is_among_the_manifests() -> None:
         for container in pod["containers"]:
             for source in container.get("envFrom", []):
                 assert ("ConfigMap", source["configMapRef"]["name"]) in known, name
-            assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+            assert {mount["name"] for mount in container["volumeMounts"]} <= {
+                volume["name"] for volume in pod["volumes"]
+            }
         if (account := pod.get("serviceAccountName", "default")) != "default":
             assert ("ServiceAccount", account) in known, name
 
