@@ -81,6 +81,8 @@ def server_environment(node: Node) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation against dead runs listens to
         "PREFECT_CLIENT_MAX_RETRIES": "8",  # 8 minutes: a flow outlives a restart of its server
         "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PREFECT_LOGGING_LEVEL": "INFO",  # a terminal is quiet (flows/environment.py); the UI shows what a run logs
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     }
 
 
