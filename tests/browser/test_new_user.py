@@ -1,0 +1,145 @@
+"""What a new user does first, done by a script in a real browser: start a run, watch it, cancel it, retry it, compare it.
+
+Slow: a node starts, and the pipeline runs twice. $NANOCHAT_SCREENSHOTS names a folder that keeps the pictures; those of
+docs/screenshots were made so.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from nanochat_core.specs import with_changes
+from tests.browser.chromium import NAMES, Screenshots, find_chromium, new_tab
+from tests.browser.mlflow_page import MlflowPage
+from tests.browser.prefect_page import PrefectPage
+from tests.faults.live_node import LiveNode, long_spec
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+SPEC = with_changes(long_spec(), {"pretrain.validation_every": 500})
+RUN_SECONDS = 600.0  # for a whole run of the small pipeline on a busy machine
+REUSED = [
+    ("tokenizer", "Cached"),
+    ("task_data", "Cached"),
+    ("download", "Cached"),
+]  # the newest first, as the UI has it
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH")
+    return executable
+
+
+@pytest.fixture(scope="module")
+def node(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNode]:
+    """A node that is up, on which somebody has run the small demo once, with a depth of 1."""
+    node = LiveNode(tmp_path_factory.mktemp("node") / "base")
+    printed = node.up()
+    try:
+        assert node.prefect_url in printed and node.mlflow_url in printed
+        node.wait_for_state(node.start("nanochat/demo", SPEC), "Completed", RUN_SECONDS)
+        yield node
+    finally:
+        node.down()
+    assert not node.processes(), [process.cmdline() for process in node.processes()]
+
+
+@pytest.fixture
+def page(chromium: str, node: LiveNode) -> Iterator[Page]:
+    with new_tab(chromium, allowed={"127.0.0.1"}) as page:
+        yield page
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Screenshots:
+    return Screenshots(Path(os.environ.get("NANOCHAT_SCREENSHOTS") or tmp_path / "screenshots"))
+
+
+def test_a_new_user_runs_cancels_retries_and_compares(node: LiveNode, page: Page, screenshots: Screenshots) -> None:
+    prefect, mlflow = PrefectPage(page, node.prefect_url), MlflowPage(page, node.mlflow_url)
+    start_deeper_run(prefect, screenshots)
+    watch_pretraining(prefect, screenshots)
+    cancel(prefect, node, screenshots)
+    retry(prefect, node, screenshots)
+    compare(mlflow, screenshots)
+
+
+def start_deeper_run(prefect: PrefectPage, screenshots: Screenshots) -> None:
+    """Start the demo from its form, with a depth of 3."""
+    prefect.open()
+    assert prefect.list_deployments("demo") == ["demo"]
+    screenshots.take(prefect.page, "deployment")
+    prefect.open_form("demo")
+    prefect.paste_parameters({"spec": SPEC.model_dump(mode="json")})
+    depth = prefect.number("Depth")
+    expect(depth).to_have_value("1")
+    depth.fill("3")
+    depth.evaluate("element => element.scrollIntoView({block: 'center'})")
+    screenshots.take(prefect.page, "form")
+    prefect.submit()
+
+
+def watch_pretraining(prefect: PrefectPage, screenshots: Screenshots) -> None:
+    """See how far pretraining is, its losses, and what its ranks print; all of it moves by itself."""
+    prefect.wait_for_state("Running", seconds=120)
+    expect(prefect.heading).to_contain_text("demo-d3")
+    progress = prefect.artifact("pretrain-progress", seconds=120)
+    expect(progress).to_contain_text("left", timeout=120_000)
+    screenshots.take(prefect.page, "artifacts-of-a-running-run")
+    seen = progress.inner_text()
+    expect(progress).not_to_have_text(seen, use_inner_text=True)
+    prefect.show("Logs", "pretrain")
+    screenshots.take(prefect.page, "logs-of-a-running-run")
+    prefect.artifact("pretrain-losses").click()
+    expect(prefect.page.get_by_role("row").nth(5)).to_be_visible()
+    screenshots.take(prefect.page, "losses")
+    prefect.page.go_back()
+    prefect.wait_for_state("Running", seconds=60)
+    screenshots.take(prefect.page, "running")
+
+
+def cancel(prefect: PrefectPage, node: LiveNode, screenshots: Screenshots) -> None:
+    """Cancel the run: its processes end, and what they had learned is on the disk."""
+    assert node.ranks()
+    prefect.press("Cancel", confirm="Confirm")
+    prefect.wait_for_state("Cancelled", seconds=120)
+    screenshots.take(prefect.page, "cancelled")
+    node.wait_until_nothing_trains()
+    measured, saved = node.steps()[-1], int(node.checkpoints()[-1].removeprefix("step_"))
+    assert measured <= saved < SPEC.pretrain.steps, f"step {measured} was measured, step {saved} is saved"
+    assert prefect.task_states() == [("pretrain", "Crashed"), *REUSED]
+
+
+def retry(prefect: PrefectPage, node: LiveNode, screenshots: Screenshots) -> None:
+    """Retry the run: what was finished is reused, and pretraining goes on from its checkpoint."""
+    saved = int(node.checkpoints()[-1].removeprefix("step_"))
+    prefect.press("Retry", confirm="Retry")
+    prefect.wait_for_state("Running", seconds=120)
+    node.wait_until_in_the_middle()
+    assert prefect.task_states()[:4] == [("pretrain", "Running"), *REUSED]
+    screenshots.take(prefect.page, "retried")
+    prefect.wait_for_state("Completed", seconds=RUN_SECONDS)
+    steps = [step for step in node.steps() if step > saved]
+    assert node.attempts() == 2 and steps[0] <= saved + SPEC.pretrain.runtime.log_every
+    screenshots.take(prefect.page, "completed")
+    prefect.artifact("report").click()
+    expect(prefect.page.get_by_role("heading", name="Stages")).to_be_visible()
+    screenshots.take(prefect.page, "report")
+
+
+def compare(mlflow: MlflowPage, screenshots: Screenshots) -> None:
+    """See in MLflow what the deeper run has in common with the earlier one, and what not."""
+    mlflow.open_runs("1")
+    mlflow.select("demo-d1", "demo-d3")
+    screenshots.take(mlflow.page, "mlflow-runs")
+    mlflow.compare()
+    assert mlflow.table("Parameters") == {"pretrain.model.depth": ["1", "3"]}
+    screenshots.take(mlflow.page, "mlflow-differences")
+    scores = {name: values for name, values in mlflow.table("Metrics").items() if "bpb" in name}
+    assert scores and all(first != second and float(first) > 0 for first, second in scores.values()), scores
+    screenshots.take(mlflow.page, "mlflow-metrics")
