@@ -42,10 +42,11 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the report and what stands below it; every cell is text, ready to show."""
+    """One heading of the report and what stands below it; every cell is text, ready to show. Remarks are sentences."""
 
     title: str
     note: str = ""
+    remarks: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()

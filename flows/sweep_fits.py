@@ -79,8 +79,12 @@ def with_interval(name: str, value: float, interval: Interval | None) -> dict[st
     return {name: value} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
 
 
-def fit_sweep(results: Sequence[MemberResult], *, text_tokens: float | None = None) -> SweepFits:
-    """Return the fits of a sweep; `text_tokens` is about how many tokens its text has, where that is known."""
+def fit_sweep(results: Sequence[MemberResult], *, text_tokens: float | None = None, resamples: int = 200) -> SweepFits:
+    """Return the fits of a sweep.
+
+    `text_tokens` is about how many tokens its text has, where that is known; `resamples` are behind each interval of
+    the joint law.
+    """
     notes = run_notes(results, text_tokens)
     budgets = sorted({result.member.budget for result in results if result.member.budget is not None})
     if not budgets:
@@ -94,7 +98,7 @@ def fit_sweep(results: Sequence[MemberResult], *, text_tokens: float | None = No
     ]
     notes += [f"{o.compute:.3g} FLOPs: {EDGES[o.edge]}. No law goes through its point." for o in optima if o.edge]
     size_law, token_law = laws_of([optimum for optimum in optima if not optimum.edge], notes)
-    joint = tried(lambda: fit_joint_law([p for r in results if (p := r.point)]), notes)
+    joint = tried(lambda: fit_joint_law([p for r in results if (p := r.point)], resamples=resamples), notes)
     if joint:
         notes += [f"Not determined by these runs: {reason}." for reason in joint.undetermined]
     return SweepFits(optima, size_law, token_law, None, joint, notes)
@@ -134,7 +138,7 @@ def run_notes(results: Sequence[MemberResult], text_tokens: float | None) -> lis
     off = [m.name for m in members if m.budget and abs(m.compute / m.budget - 1) > OFF_BUDGET]
     if off:
         notes.append(f"Whole steps miss the budget by more than {OFF_BUDGET:.0%} in {', '.join(off)}: lower the batch.")
-    repeats = [m.tokens / text_tokens for m in members if text_tokens and m.tokens > text_tokens]
+    repeats = [m.tokens / text_tokens for m in members if text_tokens and m.tokens > 1.05 * text_tokens]
     if repeats:
         notes.append(
             f"{len(repeats)} of {len(members)} runs read their text (about {text_tokens:,.0f} tokens) more than once, "

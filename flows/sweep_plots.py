@@ -62,7 +62,7 @@ def short(value: float) -> str:
 
 def _log_axis(axis: object, values: Sequence[float]) -> None:
     """Make an axis logarithmic, with labels that can be read even where it spans less than a decade."""
-    is_narrow = max(values) / min(values) < 30
+    is_narrow = max(values) / min(values) < 300
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))  # type: ignore[attr-defined]
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))  # type: ignore[attr-defined]
     axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]

@@ -26,6 +26,10 @@ COUNTED = {
     "matrices_and_head": "matrices and head, without embeddings",
     "total": "all",
 }
+JOINT_NOTE = (
+    "; of the joint law, those of refits to redrawn residuals. The joint law is L = E + A/N^alpha + B/D^beta, its a "
+    "and b are those for C = 6·N·D; the FLOPs of the runs count attention, and no embedding."
+)
 
 
 def write_sweep_report(
@@ -111,9 +115,12 @@ def headlines(content: dict[str, Any], fits: SweepFits) -> dict[str, str]:
     finished = sum(entry["error"] is None for entry in content["members"])
     found = {"Runs finished": f"{finished} of {len(content['members'])}"}
     if fits.size_law and fits.token_law:
-        found |= {"N* ~ C^": f"{fits.size_law.exponent:.3f}", "D* ~ C^": f"{fits.token_law.exponent:.3f}"}
+        found |= {
+            "a of N* ~ C^a": f"{fits.size_law.exponent:.3f}",
+            "b of D* ~ C^b": f"{fits.token_law.exponent:.3f}",
+        }
     if fits.compute_law:
-        found |= {"L ~ C^": f"{fits.compute_law.exponent:.4f}"}
+        found |= {"c of L ~ C^c": f"{fits.compute_law.exponent:.4f}"}
     if fits.joint:
         found |= {"E of the joint law": f"{fits.joint.law.E:.3f}"}
     return found
@@ -121,16 +128,15 @@ def headlines(content: dict[str, Any], fits: SweepFits) -> dict[str, str]:
 
 def sections(content: dict[str, Any], fits: SweepFits, plots: Sequence[SweepPlot]) -> list[Section]:
     """Return the sections that have something to show, in order."""
-    notes = [[str(number), note] for number, note in enumerate(fits.notes, 1)]
     every = [
         Section("Sweep", facts=facts(content)),
-        Section("Read this first", columns=("", "note"), rows=notes),
+        Section("Read this first", remarks=fits.notes),
         Section("Plots", plots=plots),
         best_sizes(content),
         laws(fits),
         runs(content),
     ]
-    return [section for section in every if section.facts or section.rows or section.plots]
+    return [section for section in every if section.facts or section.rows or section.plots or section.remarks]
 
 
 def facts(content: dict[str, Any]) -> dict[str, str]:
@@ -140,12 +146,20 @@ def facts(content: dict[str, Any]) -> dict[str, str]:
         "recipe": sweep["base"]["recipe"],
         "depths": ", ".join(str(depth) for depth in sorted(sweep["depths"])),
         "budgets": ", ".join(f"{budget:.3g}" for budget in sorted(sweep["budgets"])) or "–",
+        "text and batch": batch_words(content),
         "loss L": "validation bits per byte at the end of pretraining",
         "parameters N": COUNTED[sweep["counted"]],
         "training": duration(sum(entry["seconds"] for entry in entries)) + " in this run",
         "hardware": content["header"]["hardware"],
         "git commit": content["header"]["git_commit"] or "no git checkout",
     }
+
+
+def batch_words(content: dict[str, Any]) -> str:
+    """Return what the runs were given: where their text is from, and the tokens of a step."""
+    batches = sorted({entry["batch_tokens"] for entry in content["members"]})
+    words = " to ".join(f"{batch:,}" for batch in dict.fromkeys((batches[0], batches[-1])))
+    return f"{content['sweep']['base']['download']['source']}, {words} tokens a step"
 
 
 def best_sizes(content: dict[str, Any]) -> Section:
@@ -184,16 +198,14 @@ def laws(fits: SweepFits) -> Section:
     ]
     if fits.joint:
         names = {name: name for name in ("E", "A", "B", "alpha", "beta")}
-        names |= {"parameter_exponent": "a = beta / (alpha + beta)", "token_exponent": "b = alpha / (alpha + beta)"}
+        names |= {"parameter_exponent": "a = beta/(alpha + beta)", "token_exponent": "b = alpha/(alpha + beta)"}
         rows += [
             [f"{label}, joint law", number(getattr(fits.joint.law, name)), interval(fits.joint.intervals[name])]
             for name, label in names.items()
         ]
         rows.append(["mean error of the joint law", f"{fits.joint.error:.2%}", "–"])
-    note = (
-        "Joint law: L = E + A/N^alpha + B/D^beta. Intervals are of 95 %: Student's of the regression for the power "
-        "laws, of refits to redrawn residuals for the joint law."
-    )
+    note = "Intervals are of 95 %: of a power law, Student's of its regression"
+    note += JOINT_NOTE if fits.joint else "."
     return Section("Laws", note=note, columns=("constant", "value", "95 % interval"), rows=rows)
 
 
