@@ -98,12 +98,18 @@ def stop_all(reap: Callable[[], None], grace_seconds: float = GRACE_SECONDS) -> 
 
 
 def dump_stacks() -> None:
-    """Have every descendant print its stacks and die: the launcher sets PYTHONFAULTHANDLER, which catches SIGABRT."""
+    """Have every descendant print its stacks and die: the launcher sets PYTHONFAULTHANDLER, which catches SIGABRT.
+
+    torchrun itself is spared, for it passes its ranks' words on. A stopped process has to be woken to speak.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for process in descendants():
+    everybody, starters = descendants(), psutil.Process().children()
+    speakers = [process for process in everybody if process not in starters] or everybody
+    for process in speakers:
         if sys.platform == "linux":
             resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
-    send(descendants()[::-1], signal.SIGABRT)
+    send(speakers, signal.SIGABRT)
+    send(speakers, signal.SIGCONT)
     time.sleep(DUMP_SECONDS)
 
 

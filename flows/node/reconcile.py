@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -33,32 +34,47 @@ WORKER_SECONDS = 45.0  # how long a cancelled run is left to its worker, which i
 RESUME = "Retry this run, or start one with the same parameters: it goes on from the last checkpoint."
 
 
-def reconcile(client: SyncPrefectClient, base: Path) -> list[str]:
-    """Set right every open flow run that began on this node; return a line for each one changed."""
-    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=OPEN_STATES))
-    lines = []
-    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state), limit=200):
-        if line := set_right(client, base, run):
-            lines.append(line)
-    return lines
+@dataclass
+class Reconciler:
+    """Looks at the open runs of this node, once or again and again.
+
+    A run whose process is gone is left to its worker for `patience_seconds`, since the look that found it so: a worker
+    that lives reports the end by itself, and must not overwrite a retry that came in between.
+    """
+
+    base: Path
+    patience_seconds: float = 0.0
+    _dead_since: dict[UUID, float] = field(default_factory=dict)
+
+    def reconcile(self, client: SyncPrefectClient) -> list[str]:
+        """Set right every open flow run that began on this node; return a line for each one changed."""
+        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=OPEN_STATES))
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state), limit=200)
+        self._dead_since = {run.id: self._dead_since[run.id] for run in runs if run.id in self._dead_since}
+        return [line for run in runs if (line := self._set_right(client, run))]
+
+    def _set_right(self, client: SyncPrefectClient, run: FlowRun) -> str | None:
+        """Bring one run's record in line with its process; return what was done."""
+        found = run_lock.look(self.base, str(run.id))
+        is_cancelling = run.state_type == StateType.CANCELLING
+        if found.life == "dead":
+            since = self._dead_since.setdefault(run.id, time.monotonic())
+            if time.monotonic() - since < self.patience_seconds:
+                return None
+            state = end_of(found, is_cancelling=is_cancelling)
+            close(client, run.id, state)
+            return f"{run.name}: {state.name}, its process is gone"
+        if found.life == "alive" and is_cancelling and is_overdue(run) and found.process_id:
+            os.kill(found.process_id, signal.SIGTERM)
+            return f"{run.name}: stopping process {found.process_id}, as no worker did"
+        return None
 
 
-def set_right(client: SyncPrefectClient, base: Path, run: FlowRun) -> str | None:
-    """Bring one run's record in line with its process; return what was done."""
-    found = run_lock.look(base, str(run.id))
-    is_cancelling = run.state_type == StateType.CANCELLING
-    if found.life == "dead":
-        state: State = (
-            Cancelled(message="Stopped.")
-            if is_cancelling
-            else Crashed(message=f"Its process {found.process_id} is gone without a word. {RESUME}")
-        )
-        close(client, run.id, state)
-        return f"{run.name}: {state.name}, its process is gone"
-    if found.life == "alive" and is_cancelling and is_overdue(run) and found.process_id:
-        os.kill(found.process_id, signal.SIGTERM)
-        return f"{run.name}: stopping process {found.process_id}, as no worker did"
-    return None
+def end_of(found: run_lock.RunState, *, is_cancelling: bool) -> State:
+    """Return the state of a run whose process is gone."""
+    if is_cancelling:
+        return Cancelled(message="Stopped.")
+    return Crashed(message=f"Its process {found.process_id} is gone without a word. {RESUME}")
 
 
 def is_overdue(run: FlowRun) -> bool:

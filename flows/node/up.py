@@ -54,13 +54,13 @@ def prepare_records(node: Node, tell: Callable[[str], None]) -> None:
     """Register what the UI offers, and set right what a crash has left."""
     from prefect.client.orchestration import get_client
 
-    from flows.node.reconcile import reconcile
+    from flows.node.reconcile import Reconciler
     from flows.node.registration import register
 
     tell("Registering the deployments …")
     register(node)
     with get_client(sync_client=True) as client:
-        for line in reconcile(client, node.base):
+        for line in Reconciler(node.base).reconcile(client):
             tell(line)
 
 

@@ -25,9 +25,9 @@ from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.tiny import tiny
 
 LONG = {
-    "pretrain.steps": 2500,
-    "pretrain.validation_every": 2500,
-    "pretrain.sample_every": 2500,
+    "pretrain.steps": 1500,
+    "pretrain.validation_every": 1500,
+    "pretrain.sample_every": 1500,
     "pretrain.runtime.checkpoint_every": 50,
     "pretrain.runtime.log_every": 5,
     "launch.nproc_per_node": 2,
@@ -108,7 +108,8 @@ class LiveNode:
             return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
     def retry(self, run_id: UUID) -> None:
-        """Do what the button Retry does."""
+        """Do what the button Retry does, no sooner than a person can: the worker crashes a dead run twice, 3 s apart."""
+        time.sleep(5)
         with self.client as client:
             client.set_flow_run_state(run_id, Scheduled(name="AwaitingRetry"), force=True)
 
