@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 
 from flows import background, environment, launch, run_lock
 from flows.live_view import LiveView, show_failure
-from flows.progress import StageProgress, say
+from flows.progress import StageProgress, say, warn
 from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
 from nanochat_core import artifacts, paths, recipes
@@ -93,9 +93,25 @@ class PipelineRun:
         """Return the finished stage, making it and its inputs where they are not there yet."""
         if stage.name not in self.outcomes:
             inputs = {name: self.outcome(source) for name, source in stage.inputs(self.spec).items()}
+            if not self._is_done(stage, inputs):
+                inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
             self.outcomes[stage.name] = self._perform(stage, inputs)
             if not self._sweep:
                 self._remember()
+        return self.outcomes[stage.name]
+
+    def _is_done(self, stage: Stage, inputs: dict[str, StageOutcome]) -> bool:
+        watch = Watch(StageProgress(stage.name), LiveView(stage.name), self._tracker.stage(stage.name))
+        return (
+            stage.part not in self.spec.force and finished(Job(stage, self.spec, self.base, inputs, watch)) is not None
+        )
+
+    def _whole(self, stage: Stage) -> StageOutcome:
+        """Return the outcome of a stage whose files are needed: where they were pruned, it is made again."""
+        if self.outcomes[stage.name].is_pruned:
+            warn(f"{stage.name} runs again: what it made was removed by `nanochat gc`, and is needed now")
+            inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
+            self.outcomes[stage.name] = self._perform(stage, inputs, needs_files=True)
         return self.outcomes[stage.name]
 
     def find(self, stage: Stage) -> StageOutcome | None:
@@ -115,12 +131,12 @@ class PipelineRun:
             self.outcomes[stage.name] = outcome
         return self.outcomes[stage.name]
 
-    def _perform(self, stage: Stage, inputs: dict[str, StageOutcome]) -> StageOutcome:
+    def _perform(self, stage: Stage, inputs: dict[str, StageOutcome], *, needs_files: bool = False) -> StageOutcome:
         track, view = self._tracker.stage(stage.name), LiveView(stage.name)
         forced_by = self._id if stage.part in self.spec.force else None
         with StageProgress(stage.name) as progress:
             watch = Watch(progress, view, track)
-            job = Job(stage, self.spec, self.base, inputs, watch, forced_by=forced_by)
+            job = Job(stage, self.spec, self.base, inputs, watch, forced_by=forced_by, needs_files=needs_files)
             track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
             try:
                 outcome = perform(job)

@@ -82,6 +82,7 @@ class StageOutcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     state: str = ""
+    is_pruned: bool = False  # finished, but some of its files were removed since (flows/gc.py)
 
 
 class Observer(Protocol):
@@ -98,7 +99,10 @@ class Observer(Protocol):
 
 @dataclass
 class Job:
-    """One stage with all that it is made from. `has_run` tells whether a process was started for it."""
+    """One stage with all that it is made from. `has_run` tells whether a process was started for it.
+
+    Pruned outputs count as done, unless it `needs_files`.
+    """
 
     stage: Stage
     spec: PipelineSpec
@@ -106,6 +110,7 @@ class Job:
     inputs: dict[str, StageOutcome]
     observer: Observer
     forced_by: str | None = None  # the flow run that wants it made again although it is done
+    needs_files: bool = False
     has_run: bool = False
 
     @cached_property
@@ -146,6 +151,8 @@ class Job:
         """Return the manifest if the stage is finished and its outputs are as they were written."""
         manifest = artifacts.read_manifest(self.folder)
         if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        if self.needs_files and manifest.is_pruned:
             return None
         return None if artifacts.damaged_files(self.folder, manifest) else manifest
 
@@ -231,11 +238,12 @@ def finished(job: Job) -> StageOutcome | None:
         git_commit=manifest.git_commit,
         metrics=dict(manifest.metrics),
         fingerprint=job.fingerprint,
+        is_pruned=manifest.is_pruned,
     )
 
 
 def prepare_folder(job: Job) -> None:
-    """Leave in the folder only what the stage may continue from: nothing when forced, and no damaged output."""
+    """Leave in the folder only what the stage may continue from: nothing when forced, no damaged or pruned output."""
     manifest = artifacts.read_manifest(job.folder)
     (job.folder / "manifest.json").unlink(missing_ok=True)
     if job.is_forced:
@@ -245,6 +253,8 @@ def prepare_folder(job: Job) -> None:
         (job.folder / FORCED).write_text(job.forced_by or "")
     elif manifest is not None:
         for record in manifest.files:
+            if record.pruned:
+                drop_output(job.folder, record.path)
             for problem in artifacts.damaged_files(job.folder, manifest.model_copy(update={"files": [record]})):
                 warn(f"{job.stage.name} runs again: in {job.folder}, {problem}")
                 drop_output(job.folder, record.path)

@@ -54,6 +54,11 @@ class Manifest(BaseModel):
     mlflow_run_id: str | None = None
     created: float = Field(description="seconds since the epoch")
 
+    @property
+    def is_pruned(self) -> bool:
+        """Tell whether some of the declared outputs were removed on purpose."""
+        return any(record.pruned for record in self.files)
+
 
 class StageRequest(BaseModel):
     """`spec.json`: all that a stage process is told. Inputs are folders relative to the `artifacts/` folder."""
