@@ -163,7 +163,10 @@ def sweep(
     changes: Changes = None,
     run_name: RunName = None,
 ) -> None:
-    """Train many sizes of a recipe's model and fit scaling laws; what is done already is reused."""
+    """Train many sizes of a recipe's model and fit scaling laws; what is done already is reused.
+
+    --set counted=total (or matrices_and_head) says which parameters are N, --set with_core=true measures CORE too.
+    """
     from flows import sweep_command
 
     own, rest = sweep_command.split_changes(changes or [])

@@ -12,9 +12,10 @@ from typing import Any
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows import background, environment, launch, run_lock
+from flows import background, environment, launch, run_artifacts, run_lock
 from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say, warn
+from flows.run_names import what_is_new
 from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
 from nanochat_core import artifacts, paths, recipes
@@ -74,12 +75,16 @@ class PipelineRun:
         environment.keep_own_log(self.base, self.name)
         self._alive.enter_context(run_lock.alive(self.base, self._id))
         self._tracker.start()
+        facts = run_artifacts.start_facts(self.base, changes=what_is_new(self._asked), git_commit=launch.git_commit())
+        run_artifacts.show_start(self.name, facts)
+        get_run_logger().info("%s works in %s", self.name, self.base)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for note in made_by_other_code(self.outcomes.values(), launch.git_commit()):
             get_run_logger().info(note)
-            say(note)
+            if not self._sweep:
+                say(note)
         self._tracker.finish("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
         background.flush(FLUSH_SECONDS)
         self._alive.close()
@@ -142,11 +147,9 @@ class PipelineRun:
                 outcome = perform(job)
             except BaseException as error:
                 track.fail()
-                if isinstance(error, Exception):
-                    show_failure(stage.name, error, self._command)
+                self._say_how_it_ended(job, view, error)
                 raise
-            finally:
-                view.finish()
+        view.finish(f"done in {outcome.seconds:.0f} s", is_done=True)
         track.finish(outcome)
         if not outcome.is_cached:
             say(f"{outcome.stage}: done in {outcome.seconds:.0f} s")
@@ -156,6 +159,17 @@ class PipelineRun:
     def _command(self) -> str:
         """What continues this run in a terminal, without its options."""
         return f"nanochat {'sweep' if self._sweep else 'run'} {self.spec.recipe}"
+
+    def _say_how_it_ended(self, job: Job, view: LiveView, error: BaseException) -> None:
+        """Tell the UI that a stage failed, or was stopped, and where a retry goes on."""
+        saved = job.newest_checkpoint
+        if isinstance(error, Exception):
+            view.finish("failed")
+            show_failure(job.stage.name, error, self._command)
+        else:
+            view.finish("stopped")
+            where = f"from {saved}" if saved else "from its beginning"
+            get_run_logger().warning("%s was stopped. Retry goes on %s.", job.stage.name, where)
 
     def _remember(self) -> None:
         """Write down what the newest run has made so far: what `sft` means as a model's name (flows/model_ref.py)."""
@@ -168,6 +182,7 @@ class PipelineRun:
         from flows.report import report  # draws plots: not every flow needs that
 
         folder = report(self.base, self.spec, list(self.outcomes.values()), self.name)
+        run_artifacts.show_end(folder, self.outcomes)
         self._tracker.log_files([folder / name for name in ("report.md", "report.json", "report.html")])
         return folder
 

@@ -23,6 +23,14 @@ def test_the_lowest_point_is_the_planted_laws_best_size(depths: int) -> None:
         assert found.loss == pytest.approx(LAW.loss(best, found.compute / 6 / best), rel=1e-4)
 
 
+@pytest.mark.parametrize("sizes", [(0.5, 0.95, 1.3), (0.8, 0.95, 1.5, 2.0), (0.6, 0.75, 1.05, 1.2)])
+def test_the_best_size_need_not_be_in_the_middle(sizes: tuple[float, ...]) -> None:
+    best = best_parameters(LAW, 1e19)
+    found = find_optimum([run_of(LAW, 1e19, size * best) for size in sizes], 1e19)
+    assert found.edge is None
+    assert found.parameters == pytest.approx(best, rel=0.02)
+
+
 def test_a_wide_grid_is_off_by_what_a_parabola_is_off() -> None:
     for found in optima(runs(depths=7, spread=4.0)):
         assert found.parameters == pytest.approx(best_parameters(LAW, found.compute), rel=0.15)
