@@ -54,6 +54,7 @@ class PipelineRun:
 
     def __init__(self, spec: PipelineSpec, *, sweep: str | None = None) -> None:
         self._sweep = sweep
+        self._asked = spec  # what the recipe derives is empty in it
         self.spec = recipes.runnable(spec)
         self.base = paths.base_dir()
         self.outcomes: dict[str, StageOutcome] = {}
