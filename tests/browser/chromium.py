@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1280, 800
@@ -30,6 +30,7 @@ def new_tab(executable: str, *, allowed: set[str]) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=executable, args=sandbox)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(PATIENCE_MILLISECONDS)
+        expect.set_options(timeout=PATIENCE_MILLISECONDS)
         page.on("request", lambda request: strangers.update(hosts(request.url) - allowed))
         yield page
         browser.close()

@@ -1,7 +1,7 @@
-"""What a new user does first, done by a script in a real browser: start a run, watch it, cancel it, retry it, compare it.
+"""What a new user does first, done by a script in a real browser: start a run, watch it, cancel, retry, compare.
 
-Slow: a node starts, and the pipeline runs twice. $NANOCHAT_SCREENSHOTS names a folder that keeps the pictures; those of
-docs/screenshots were made so.
+Slow: a node starts, and the pipeline runs twice. $NANOCHAT_SCREENSHOTS names a folder that keeps the pictures; those
+in docs/screenshots were made so.
 """
 
 import os
