@@ -68,16 +68,20 @@ class LiveView:
         if time.monotonic() - self._shown_at > PERIOD_SECONDS and not self._is_writing:
             self._show()
 
-    def finish(self) -> None:
-        """Show the last state."""
+    def finish(self, how: str, *, is_done: bool = False) -> None:
+        """Show how the stage ended, in a few words."""
         if self._has_started:
-            self._show()
+            self._show(how, is_done=is_done)
 
-    def _show(self) -> None:
+    def _show(self, how: str = "", *, is_done: bool = False) -> None:
         self._shown_at, self._is_writing = time.monotonic(), True
-        percent = min(100.0, 100.0 * self._latest["step"] / (self._latest.get("total_steps") or 1e12))
-        facts, rows = describe(self._latest, self._speed), table(self._lines)
-        in_background(lambda: self._write(percent, f"{self._stage}: {facts or 'starting'}", rows))
+        step, total = self._latest["step"], self._latest.get("total_steps")
+        percent = 100.0 if is_done else min(100.0, 100.0 * step / total) if total else 0.0
+        position = f"{percent:.0f} % · step {step:,} of {total:,}" if total else ""
+        facts = [how or position or "starting", *([position] if how and position else [])]
+        facts += [text] if (text := describe(self._latest, self._speed)) and not is_done else []
+        rows = table(self._lines)
+        in_background(lambda: self._write(percent, f"{self._stage}: {' · '.join(facts)}", rows))
 
     def _write(self, percent: float, facts: str, rows: list[dict[str, Any]]) -> None:
         try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import Flow, flow
-from prefect.artifacts import create_markdown_artifact
 
 from flows import evaluate
 from flows.download import DOWNLOAD, TASK_DATA, download
@@ -54,7 +53,6 @@ def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - fro
         if spec.rl:
             run.make(RL, evaluate.AFTER_RL)
         report = run.report()
-    create_markdown_artifact((report / "report.md").read_text(), key="report", description=run.name)
     return PipelineResult(run.name, list(run.outcomes.values()), report)
 
 

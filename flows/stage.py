@@ -147,6 +147,11 @@ class Job:
         mark = self.folder / FORCED
         return self.forced_by is not None and not (mark.exists() and mark.read_text() == self.forced_by)
 
+    @property
+    def newest_checkpoint(self) -> str | None:
+        """The name of the checkpoint that the stage would go on from."""
+        return max((path.name for path in self.folder.glob("checkpoints/step_*")), default=None)
+
     def valid_manifest(self) -> Manifest | None:
         """Return the manifest if the stage is finished and its outputs are as they were written."""
         manifest = artifacts.read_manifest(self.folder)
@@ -274,6 +279,7 @@ def run(job: Job, folder_lock: int) -> Manifest:
     """Run the stage's process in its folder and finish it with a manifest. One torchrun at a time on a node."""
     job.has_run = True
     logger = get_run_logger()
+    logger.info("%s works in %s", job.stage.name, job.folder)
     process = launch.StageProcess(
         name=job.stage.name,
         module=job.stage.module,

@@ -130,7 +130,7 @@ def train_all(members: Sequence[Member], name: str, *, with_core: bool) -> list[
         results.append(result)
         say(f"sweep: {member.name}: " + (f"failed: {result.error}" if result.error else f"{result.bpb:.4f} bpb"))
         view.update([progress_line(number, len(members), result)])
-    view.finish()
+    view.finish(f"done: {len(results)} runs", is_done=True)
     return results
 
 
