@@ -174,17 +174,5 @@ def publish(spec: SweepSpec, name: str, results: Sequence[MemberResult], fits: S
     text = [line for line in pages[0].read_text().splitlines() if not line.startswith("![")]  # the UI has no pictures
     create_markdown_artifact("\n".join([*text, "", f"With plots: `{pages[2]}`"]), key="sweep-report", description=name)
     tracker.log_files([*pages, *(folder / "plots" / f"{plot.name}.svg" for plot in plots)])
-    track = tracker.stage("sweep")
-    track.describe(fingerprint="", params={"depths": list(spec.depths), "budgets": list(spec.budgets)}, folder=folder)
-    track.finish(
-        StageOutcome(
-            stage="sweep",
-            folder=folder,
-            digest="",
-            is_cached=False,
-            seconds=sum(result.seconds for result in results),
-            git_commit=launch.git_commit(),
-            metrics=fits.metrics(),
-        )
-    )
+    tracker.log_headline("sweep", fits.metrics())
     return folder
