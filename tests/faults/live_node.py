@@ -108,7 +108,7 @@ class LiveNode:
             return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
     def retry(self, run_id: UUID) -> None:
-        """Do what the button Retry does, no sooner than a person can: the worker crashes a dead run twice, 3 s apart."""
+        """Do what the button Retry does, as soon as a person can: the worker crashes a dead run twice, 3 s apart."""
         time.sleep(5)
         with self.client as client:
             client.set_flow_run_state(run_id, Scheduled(name="AwaitingRetry"), force=True)
