@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows import launch
+from flows.node import addresses
 from nanochat_core.errors import NanochatError
 from nanochat_core.paths import prefect_home
 
@@ -21,14 +22,18 @@ START_SECONDS = 120.0
 
 
 def start(base: Path) -> Callable[[], None]:
-    """Start a server unless the user named one, and return a function that waits until it answers.
+    """Start a server unless there is one, and return a function that waits until it answers.
 
-    To be called before Prefect is imported: sets PREFECT_API_URL. Whoever has a PREFECT_HOME or a profile of their own
-    is left to what that says.
+    To be called before Prefect is imported: sets PREFECT_API_URL. The servers of `nanochat up` are used where they run;
+    whoever has a PREFECT_HOME, a profile or a server of their own is left to what that says.
     """
     has_own_home = os.environ.get("PREFECT_HOME") != str(prefect_home(base))
     if has_own_home or os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE"):
         return lambda: None
+    if (node := addresses.running(base)) is not None:
+        for name, value in node.environment.items():
+            os.environ.setdefault(name, value)
+        return lambda: wait_for(os.environ["PREFECT_API_URL"], lambda: True, node.folder / "prefect.log")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
