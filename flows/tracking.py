@@ -1,55 +1,77 @@
 """MLflow: a parent run for a pipeline run, a child run for each stage, fed from the stages' files.
 
-One thread owns the client and works off a queue, so that neither MLflow's slow import, nor the creation of its
-database, nor a dead server holds a stage up. After the first trouble of the server, tracking stops with one warning;
-every number stays in the artifact folders.
+    flow process                                        one thread (flows/tracking_writer.py)
+    Tracker, StageTrack -> RunRecord on the disk  ...>  RunWriter -> MLflow
+    stage process       -> metrics.jsonl          ...>
+
+Nothing here waits for MLflow, but `finish`, for a bounded time. What MLflow does not have by then is kept under
+$NANOCHAT_BASE_DIR/mlflow_pending, and written by the next run or `nanochat up`. A stage that goes on after a failure
+goes on in its run: one curve, and below the pipeline run that finished it.
 """
 
 import logging
-import math
-import os
-import queue
-import re
-import threading
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows import tracking_record
 from flows.progress import say
 from flows.stage import StageOutcome
-from nanochat_core import paths
-from nanochat_core.metrics import read_metrics
+from flows.tracking_params import flat, parent_params
+from flows.tracking_points import numbers
+from flows.tracking_reconcile import adopt, alone, reconcile
+from flows.tracking_record import Headline, RunRecord, Status, end
+from flows.tracking_run import RunWriter
+from flows.tracking_store import Store
+from flows.tracking_writer import Writer
 from nanochat_core.specs import PipelineSpec
 
-EXPERIMENT = "nanochat"
-PARENT_TAG = "mlflow.parentRunId"
-BATCH = 500  # metrics in one request; the server takes up to 1,000
-FINISH_SECONDS = 30.0
+FINISH_SECONDS = 20.0
 SMALL_FILES = ("result.json", "scores.json", "spec.json")
-LINE_FIELDS = {"step", "time", "attempt"}
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+MODELS = ("pretrain", "midtrain", "sft", "rl")  # stages whose output is registered as a model
+__all__ = ["StageTrack", "Tracker", "reconcile"]
 log = logging.getLogger("nanochat.tracking")
 
 
 class Tracker:
-    """A pipeline run in MLflow. Nothing here raises or waits, but `finish`, which waits FINISH_SECONDS at most."""
+    """A pipeline run in MLflow. Nothing here raises or waits, but `finish`, which waits FINISH_SECONDS at most.
+
+    A flow run that is tried again goes on in the same MLflow run.
+    """
 
     def __init__(self, base: Path, run_name: str, *, spec: PipelineSpec, tags: dict[str, str]) -> None:
-        self._base, self._run_name, self.shared_tags = base, run_name, tags
-        self._params = flat(spec.model_dump(mode="json"))
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._client: Any = None
-        self._experiment_id = ""
-        self.run_id: str | None = None
-        self.trouble: str | None = None
+        self.base = base
+        self.owner = tags.get("prefect_flow_run_id") or str(uuid.uuid4())
+        self.shared_tags = tags | {
+            "depth": str(spec.pretrain.model.depth),
+            "data_source": spec.download.source,
+            "hostname": socket.gethostname(),
+            "base_dir": str(base),
+        }
+        self.writer = Writer(base, Store(base), on_trouble=tell_trouble)
+        self._record = self.new_record(self.owner, run_name, parent=None)
+        self._record.tags, self._record.params = dict(self.shared_tags), parent_params(spec)
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the parent run, once it is known."""
+        return self.writer.run_id(self.owner)
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with MLflow at the moment."""
+        return self.writer.trouble
 
     def start(self) -> None:
-        """Open the store and the parent run, in the background."""
-        self._queue.put(self._open)
-        self._thread.start()
+        """Open the store and the parent run, in the background; take over what dead runs have left unwritten."""
+        with alone(self.base) as is_alone:
+            if is_alone:
+                adopt(self.writer, self.owner)
+        self.change(self._record)
+        self.writer.start()
 
     def stage(self, name: str) -> "StageTrack":
         """Return the child run of a stage; it is created when something happens to it."""
@@ -57,173 +79,144 @@ class Tracker:
 
     def log_files(self, files: list[Path]) -> None:
         """Attach small files to the parent run."""
-        self.do(lambda client: [client.log_artifact(self.run_id, str(file)) for file in files])
+        self.change(self._record, lambda record: record.files.extend(files))
 
     def log_headline(self, stage: str, metrics: Mapping[str, Any]) -> None:
         """Show a stage's headline numbers in the parent run, as `<stage>/<metric>`."""
-        self.log_metrics(lambda: self.run_id, [{"step": 0, **{f"{stage}/{name}": metrics[name] for name in metrics}}])
+        named = headline({f"{stage}/{name}": metrics[name] for name in metrics})
+        self.change(self._record, lambda record: record.headlines.append(named))
 
-    def finish(self, status: str) -> None:
-        """Close the parent run; wait until all is written, or tracking is in trouble, or FINISH_SECONDS are over."""
-        self.do(lambda client: client.set_terminated(self.run_id, status))
-        self._queue.put(None)
-        self._thread.join(FINISH_SECONDS)
-        if self._thread.is_alive():
-            self._give_up(f"not all was written in {FINISH_SECONDS:g} s")
+    def finish(self, status: Status) -> None:
+        """Close the runs; wait until all is written, or MLflow is in trouble, or FINISH_SECONDS are over."""
+        with self.writer.lock:
+            for record in self.writer.records():
+                if not record.ended:
+                    self.change(record, lambda record: end(record, status))
+        if missing := self.writer.close(FINISH_SECONDS):
+            say(
+                f"MLflow does not have all of this run yet ({', '.join(missing)}: {self.trouble or 'it is slow'}). "
+                "The next run or `nanochat up` writes the rest; nothing is lost."
+            )
 
-    def do(self, work: Callable[[Any], Any]) -> None:
-        """Have the thread call `work(client)`."""
-        self._queue.put(lambda: work(self._client))
+    def new_record(self, key: str, name: str, *, parent: str | None) -> RunRecord:
+        return RunRecord(
+            key=key, owner=self.owner, store=self.writer.store.address, name=name, parent=parent, started=time.time()
+        )
 
-    def log_metrics(self, run_id: Callable[[], str | None], lines: list[dict[str, Any]]) -> None:
-        """Have the thread write lines of metrics.jsonl to the run that `run_id` names by then."""
-
-        def write(client: Any) -> None:
-            from mlflow.entities import Metric
-
-            now = time.time()
-            metrics = [
-                Metric(metric_key(name), value, int(1000 * line.get("time", now)), line["step"])
-                for line in lines
-                for name, value in numbers(line)
-            ]
-            for start in range(0, len(metrics), BATCH):
-                client.log_batch(run_id(), metrics=metrics[start : start + BATCH])
-
-        self.do(write)
-
-    def open_run(self, name: str, tags: Mapping[str, str], params: Mapping[str, str]) -> str:
-        """Create a run and return its id. Called in the thread."""
-        from mlflow.entities import Param
-
-        run = self._client.create_run(self._experiment_id, run_name=name, tags=dict(tags))
-        entities = [Param(metric_key(key), value) for key, value in params.items()]
-        for start in range(0, len(entities), 100):
-            self._client.log_batch(run.info.run_id, params=entities[start : start + 100])
-        return str(run.info.run_id)
-
-    def _open(self) -> None:
-        for name, value in IMPATIENT.items():
-            os.environ.setdefault(name, value)
-        import mlflow
-
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        own_folder = paths.mlflow_dir(self._base)
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
-        if not uri:
-            own_folder.mkdir(parents=True, exist_ok=True)
-        self._client = mlflow.MlflowClient(uri or f"sqlite:///{own_folder}/mlflow.db")
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            self._experiment_id = experiment.experiment_id
-        else:
-            files = None if uri else (own_folder / "artifacts").as_uri()
-            self._experiment_id = self._client.create_experiment(EXPERIMENT, artifact_location=files)
-        self.run_id = self.open_run(self._run_name, self.shared_tags, self._params)
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self.trouble is not None:
-                continue
-            try:
-                item()
-            except Exception as error:  # tracking is a mirror: whatever breaks it, the pipeline goes on
-                self._give_up(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300])
-
-    def _give_up(self, reason: str) -> None:
-        if self.trouble is None:
-            self.trouble = reason
-            text = f"MLflow does not answer; this run goes on untracked (its numbers are in the report): {reason}"
-            log.warning("%s", text)
-            say(f"warning: {text}")  # the terminal of the command shows no log
+    def change(self, record: RunRecord, how: Callable[[RunRecord], None] | None = None) -> RunWriter:
+        """Change what a run is to look like, and have it written."""
+        with self.writer.lock:
+            if how:
+                how(record)
+            run = self.writer.put(record)
+            run.save()
+        self.writer.wake()
+        return run
 
 
 class StageTrack:
-    """A stage's child run. Steps that are written again after a resume reach MLflow once, as they were last."""
+    """A stage's child run. Its curves are read from the stage's files, so that nobody has to hand them over."""
 
     def __init__(self, tracker: Tracker, stage: str) -> None:
         self._tracker, self._stage = tracker, stage
         self._tags = {"stage": stage}
         self._params: dict[str, str] = {}
         self._folder: Path | None = None
-        self._is_open = self._has_history = False
-        self.run_id: str | None = None
+        self._record: RunRecord | None = None
+        self.on_open: Callable[[str], None] | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run, once it is known."""
+        return self._tracker.writer.run_id(self._record.key) if self._record else None
 
     def describe(self, *, fingerprint: str, params: Mapping[str, Any], folder: Path) -> None:
         """Say what the run is of; `folder` is the stage's."""
-        self._tags["fingerprint"] = fingerprint
+        self._tags |= {"fingerprint": fingerprint, "folder": str(folder)}
         self._params = flat(params)
         self._folder = folder
 
     def start(self) -> str | None:
-        """Open the run of a stage that is really run; returns its id if that is known already."""
-        self._open({"cached": "false"})
+        """Open the run of a stage that is really run, or go on with it; returns its id if that is known already."""
+        link = tracking_record.read_link(self._folder) if self._folder else None
+        key = link.key if link and not link.is_finished else self._own_key
+        record = self._find(key)
+        is_ours = record.owner == self._tracker.owner and record.tags.get("cached") == "false"
+        record.run_id = record.run_id or (link.run_id if link and link.key == key else None)
+        self._record = record
+        with self._tracker.writer.lock:
+            run = self._tracker.change(record, lambda record: self._go_on(record, is_continued=not is_ours))
+            run.on_open = self._tell_url
+            run.reopen()
         return self.run_id
 
     def log(self, lines: list[dict[str, Any]]) -> None:
-        """Write new lines; before the first ones, the lines of earlier attempts that they do not overwrite."""
-        if not self._has_history and self._folder is not None:
-            self._has_history = True
-            first = lines[0]["step"]
-            earlier = [line for line in read_metrics(self._folder / "metrics.jsonl") if line["step"] < first]
-            self._tracker.log_metrics(lambda: self.run_id, earlier)
-        self._tracker.log_metrics(lambda: self.run_id, lines)
+        """Take note of new lines. The writer reads them from the file."""
 
     def finish(self, outcome: StageOutcome) -> None:
         """Close the run with the headline numbers, which the parent shows as well, and the small files."""
-        self._open({"cached": "true", "made_by": outcome.git_commit or "unknown"})
-        self._tracker.log_metrics(lambda: self.run_id, [{"step": 0, **outcome.metrics}])
+        if self._record is None:
+            self._record = self._find(self._own_key)
+            self._record.tags = self._all_tags({"cached": "true", "made_by": outcome.git_commit or "unknown"})
+            self._record.params = self._params
         self._tracker.log_headline(self._stage, outcome.metrics | {"seconds": outcome.seconds})
-        if not outcome.is_cached:
-            for file in (outcome.folder / name for name in SMALL_FILES):
-                if file.exists():
-                    self._tracker.do(partial(self._attach, file))
-        self._tracker.do(lambda client: client.set_terminated(self.run_id, "FINISHED"))
-
-    def _attach(self, file: Path, client: Any) -> None:
-        client.log_artifact(self.run_id, str(file))
+        self._tracker.change(self._record, lambda record: self._finish(record, outcome))
 
     def fail(self) -> None:
         """Close the run of a stage that has failed."""
-        self._open({"cached": "false"})
-        self._tracker.do(lambda client: client.set_terminated(self.run_id, "FAILED"))
+        if self._record is None:
+            self._record = self._find(self._own_key)
+            self._record.tags, self._record.params = self._all_tags({"cached": "false"}), self._params
+        self._tracker.change(self._record, lambda record: end(record, "FAILED"))
 
-    def _open(self, tags: dict[str, str]) -> None:
-        if self._is_open:
-            return
-        self._is_open = True
-        own = self._tags | tags
+    @property
+    def _own_key(self) -> str:
+        return f"{self._tracker.owner}.{self._stage}"
 
-        def create(_: Any) -> None:
-            tags = self._tracker.shared_tags | own | {PARENT_TAG: self._tracker.run_id or ""}
-            self.run_id = self._tracker.open_run(self._stage, tags, self._params)
+    def _all_tags(self, own: dict[str, str]) -> dict[str, str]:
+        return self._tracker.shared_tags | self._tags | own
 
-        self._tracker.do(create)
+    def _find(self, key: str) -> RunRecord:
+        """Return the record of an earlier attempt that was left open, or a new one."""
+        run = self._tracker.writer.get(key)
+        if run is not None:
+            return run.record
+        kept = tracking_record.load(self._tracker.base, key)
+        record = kept or self._tracker.new_record(key, self._stage, parent=self._tracker.owner)
+        record.folder = self._folder
+        return record
+
+    def _go_on(self, record: RunRecord, *, is_continued: bool) -> None:
+        """Make it a run that is going on, and ours."""
+        record.owner, record.parent, record.store = (
+            self._tracker.owner,
+            self._tracker.owner,
+            self._tracker.writer.store.address,
+        )
+        record.folder, record.has_curves = self._folder, True
+        record.is_continued = record.is_continued or is_continued
+        record.tags, record.params = self._all_tags({"cached": "false"}), self._params
+        record.status, record.ended = "RUNNING", None
+
+    def _finish(self, record: RunRecord, outcome: StageOutcome) -> None:
+        record.headlines.append(headline(outcome.metrics))
+        if not outcome.is_cached:
+            record.files = [outcome.folder / name for name in SMALL_FILES if (outcome.folder / name).exists()]
+            record.registers_model = self._stage in MODELS and "sweep" not in self._tracker.shared_tags
+        end(record, "FINISHED")
+
+    def _tell_url(self, run_id: str) -> None:
+        store = self._tracker.writer.store
+        if self.on_open and store.uri.startswith("http"):
+            self.on_open(f"{store.address.rstrip('/')}/#/experiments/{store.experiment_id}/runs/{run_id}")
 
 
-def numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the metrics in a line of metrics.jsonl: finite numbers under any other name than step, time, attempt."""
-    for name, value in line.items():
-        if name not in LINE_FIELDS and isinstance(value, int | float) and math.isfinite(value):
-            yield name, float(value)
+def headline(values: Mapping[str, Any]) -> Headline:
+    """Return the finite numbers in `values` as they are now."""
+    return Headline(time=time.time(), values=dict(numbers(values)))
 
 
-def metric_key(name: str) -> str:
-    """Return the name in the letters that MLflow takes."""
-    return re.sub(r"[^A-Za-z0-9_\-. /:]", "_", name)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values as dotted parameters.
-
-    >>> flat({"model": {"depth": 4}, "seed": 42})
-    {'model.depth': '4', 'seed': '42'}
-    """
-    params: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            params |= flat(value, f"{prefix}{name}.")
-        else:
-            params[f"{prefix}{name}"] = str(value)[:5000]
-    return params
+def tell_trouble(reason: str) -> None:
+    text = f"MLflow does not answer; training goes on, and MLflow gets all of it later: {reason}"
+    log.warning("%s", text)
+    say(f"warning: {text}")  # the terminal of the command shows no log
