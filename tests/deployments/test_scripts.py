@@ -94,7 +94,7 @@ def test_slurm_runs_the_flow_on_the_first_node_and_the_others_join_until_it_ends
     assert "srun --nodes=1 --ntasks=1 --exclude=node0 nanochat join" in found
     options = "--set launch.mode=multinode --set launch.nnodes=2 --set launch.rdzv_endpoint=node0:29500"
     assert f"nanochat run classic_d20 {options} --set pretrain.seed=1" in found
-    assert found[-1] == "stopped join"
+    assert "stopped join" in found
 
 
 def test_slurm_on_one_node_is_a_run_of_that_node(sandbox: Path) -> None:
@@ -102,7 +102,7 @@ def test_slurm_on_one_node_is_a_run_of_that_node(sandbox: Path) -> None:
     process = start("slurm/train.sbatch", sandbox, "demo", NANOCHAT="nanochat", **environment)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert calls(sandbox) == ["srun --nodes=1 --ntasks=1 --nodelist=node0 nanochat run demo", "nanochat run demo"]
+    assert calls(sandbox) == ["nanochat run demo"]
 
 
 def test_slurm_stops_a_pre_empted_run_which_saves_and_queues_it_again(sandbox: Path) -> None:
@@ -112,9 +112,8 @@ def test_slurm_stops_a_pre_empted_run_which_saves_and_queues_it_again(sandbox: P
     time.sleep(0.1)  # until the stand-ins have set their traps
     output = stop(process)
     found = calls(sandbox)
-    assert "scancel --signal=TERM 42" in found, output
-    assert {"stopped run", "stopped join"} <= set(found)
-    assert found[-1] == "scontrol requeue 42"
+    order = ["stopped run", "scancel --signal=TERM 42", "stopped join", "scontrol requeue 42"]
+    assert [call for call in dict.fromkeys(found) if call in order] == order, output
     assert process.returncode == 143
 
 
@@ -132,7 +131,8 @@ def test_the_worker_of_an_allocation_and_its_nodes_stop_together(sandbox: Path) 
     time.sleep(0.1)
     output = stop(process)
     assert "launch.rdzv_endpoint: node0:29500" in output
-    assert sorted(calls(sandbox)[-2:]) == ["stopped join", "stopped prefect"]
+    order = ["stopped prefect", "scancel --signal=TERM 42", "stopped join"]
+    assert [call for call in dict.fromkeys(calls(sandbox)) if call in order] == order
 
 
 def test_the_workers_container_saves_its_runs_before_it_ends(sandbox: Path) -> None:
