@@ -27,8 +27,8 @@ format: $(INSTALLED)  ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## measure this machine: every benchmarks/*.py
-	@for file in benchmarks/*.py; do \
+bench: $(INSTALLED)  ## measure this machine: every benchmark in benchmarks/
+	@for file in benchmarks/[a-z]*.py; do \
 	    [ -e "$$file" ] || { echo "No benchmarks yet."; break; }; \
 	    echo "== $$file"; $(BIN)/python "$$file" || exit 1; \
 	done
