@@ -1,5 +1,6 @@
 """Pictures of a sweep, as SVG: the isoFLOP curves, the best sizes over compute, the joint law, the miniseries."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from flows.report_plots import COLORS, INK, bare_axes, drawing
 from flows.sweep_fits import MemberResult, SweepFits, of_budget
 from nanochat_core.optim.isoflop import Optimum, PowerLaw
+from nanochat_core.optim.scaling_laws import JointLaw, Point
 
 BUDGET_COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b", "#8b6fd6", "#b59a1b")
 SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -36,9 +38,13 @@ def plots_of(results: Sequence[MemberResult], fits: SweepFits) -> list[SweepPlot
     if fits.optima:
         add("isoflop", "Validation loss over model size", lambda figure: _isoflop(figure, finished, fits.optima))
     if fits.size_law:
-        add("best_parameters", "Best model size over compute", lambda figure: _best(figure, fits, "parameters"))
+        add(
+            "best_parameters",
+            "Best model size over compute",
+            lambda figure: _best(figure, finished, fits, "parameters"),
+        )
     if fits.token_law:
-        add("best_tokens", "Best number of tokens over compute", lambda figure: _best(figure, fits, "tokens"))
+        add("best_tokens", "Best number of tokens over compute", lambda figure: _best(figure, finished, fits, "tokens"))
     if fits.joint:
         add("joint_law", "The joint law against the runs", lambda figure: _joint(figure, finished, fits))
     if finished and not fits.optima and all(result.member.budget is None for result in finished):
@@ -86,7 +92,7 @@ def _isoflop(figure: Figure, results: Sequence[MemberResult], optima: Sequence[O
     axes.legend(frameon=False, title="FLOPs", fontsize=8, title_fontsize=8)
 
 
-def _best(figure: Figure, fits: SweepFits, what: str) -> None:
+def _best(figure: Figure, results: Sequence[MemberResult], fits: SweepFits, what: str) -> None:
     symbol, law = ("N", fits.size_law) if what == "parameters" else ("D", fits.token_law)
     assert law is not None
     inside = [optimum for optimum in fits.optima if not optimum.edge]
@@ -96,22 +102,27 @@ def _best(figure: Figure, fits: SweepFits, what: str) -> None:
     computes = [optimum.compute for optimum in inside]
     values = [float(getattr(optimum, what)) for optimum in inside]
     axes.plot(computes, values, "*", color=COLORS[0], markersize=11, label="lowest points of the parabolas")
-    _law_line(axes, law, computes, f"{symbol}* ~ C^{law.exponent:.2f}")
+    ends = [min(computes) / 1.5, max(computes) * 1.5]
+    line = f"{symbol}* ~ C^{law.exponent:.2f}"
+    axes.plot(ends, [law.at(end) for end in ends], color=COLORS[1], linewidth=1.4, label=line)
     if fits.joint:
-        exponent = getattr(fits.joint.law, "parameter_exponent" if what == "parameters" else "token_exponent")
-        middle = float(np.exp(np.mean(np.log(computes))))
-        beside = PowerLaw(law.at(middle) / middle**exponent, exponent)
-        _law_line(axes, beside, computes, f"joint law's slope: {exponent:.2f}", style="--", color=COLORS[2])
-    _log_axis(axes.yaxis, [law.at(c) for c in computes])
+        lowest = [lowest_of_law(fits.joint.law, of_budget(results, compute)) for compute in computes]
+        own = [pair[0] if what == "parameters" else pair[1] for pair in lowest]
+        axes.plot(computes, own, "o--", color=COLORS[2], markersize=4, linewidth=1.2, label="lowest of the joint law")
+        values += own
+    _log_axis(axes.yaxis, values)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=8)
 
 
-def _law_line(
-    axes: Axes, law: PowerLaw, computes: Sequence[float], label: str, *, style: str = "-", color: str = COLORS[1]
-) -> None:
-    ends = np.array([min(computes) / 1.5, max(computes) * 1.5])
-    axes.plot(ends, [law.at(float(end)) for end in ends], style, color=color, linewidth=1.4, label=label)
+def lowest_of_law(law: JointLaw, points: Sequence[Point]) -> tuple[float, float]:
+    """Return (N, D) where the law is lowest between the sizes of one budget, at the tokens that the budget pays for."""
+    log_n, log_d = np.log(sorted((point.parameters, point.tokens) for point in points)).T
+    sizes = np.linspace(log_n[0], log_n[-1], 400)
+    tokens = np.interp(sizes, log_n, log_d)
+    losses = [law.loss(math.exp(size), math.exp(count)) for size, count in zip(sizes, tokens, strict=True)]
+    best = int(np.argmin(losses))
+    return math.exp(sizes[best]), math.exp(tokens[best])
 
 
 def _joint(figure: Figure, results: Sequence[MemberResult], fits: SweepFits) -> None:

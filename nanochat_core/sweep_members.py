@@ -85,6 +85,9 @@ def _conflicts(sweep: SweepSpec) -> Iterator[str]:
         yield "budgets: kind miniseries takes none; base.pretrain.tokens_per_parameter sets how long each model trains"
     if sweep.with_core and not sweep.base.evaluate.core_examples:
         yield "with_core: base.evaluate.core_examples is 0, so there is no CORE to measure"
+    data = sweep.base.task_data
+    if sweep.with_core and (data.source != "hub" or "core" not in data.datasets):
+        yield "with_core: the CORE bundle is not fetched; add 'core' to base.task_data.datasets (source hub)"
     if sweep.base.force:
         yield "base.force: a sweep reuses what is finished; to train a model again, remove its folder"
     if reason := recipes.unsupported(sweep.base):

@@ -1,11 +1,15 @@
 """Sweeps on fake stages whose losses follow a planted law: what is shared, reused, found, and refused."""
 
 import json
+import os
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows.sweep import SweepResult, sweep
+import flows.sweep
+from flows.sweep import SweepResult, publish, sweep
 from nanochat_core.errors import SpecError, StageFailed
 from nanochat_core.optim.scaling_laws import CONSTANTS, JointLaw
 from nanochat_core.recipes import recipe
@@ -67,13 +71,36 @@ def test_a_failed_model_is_named_left_out_and_continued_by_the_same_sweep(
     assert attempts == [1, 1, 1, 2, 2]  # it went on from its checkpoint
 
 
+@pytest.mark.slow
+def test_a_retry_of_the_flow_run_keeps_the_name_and_goes_on(
+    fake_stages: FakeStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Retry in the UI: another attempt of the same flow run. The time in the name is that of the first."""
+    fake_stages.fail("pretrain", "crash")
+    monkeypatch.setenv("FAKE_FAIL_DEPTH", "3")
+
+    def publish_and_heal(*arguments: Any) -> Path:
+        os.environ.pop("FAKE_FAIL_STAGE", None)
+        return publish(*arguments)
+
+    monkeypatch.setattr(flows.sweep, "publish", publish_and_heal)
+    result = sweep.with_options(retries=1)(SPEC.model_copy(update={"budgets": (1e12,)}))
+    assert fake_stages.ran() == ["download", "tokenizer", *["pretrain"] * 3, "pretrain"]
+    assert [row.is_cached for row in result.results] == [True, False, True]
+    folders = [path.name for path in (fake_stages.base / "reports" / "sweeps").iterdir() if not path.is_symlink()]
+    assert folders == [result.name]
+
+
 def test_a_sweep_is_one_run_in_mlflow_with_its_constants_and_its_models_are_found_by_a_tag(
     fake_stages: FakeStages, mlflow_store: str
 ) -> None:
     import mlflow
 
-    base = with_changes(BASE, {"run_name": "tracked", "pretrain.tokens_per_parameter": 2.0})
-    result = sweep(SweepSpec(kind="miniseries", depths=(2, 4), base=base))
+    changes = {"run_name": "tracked", "pretrain.tokens_per_parameter": 2.0}
+    base = with_changes(recipe("demo", data="hub"), changes)
+    result = sweep(SweepSpec(kind="miniseries", depths=(2, 4), with_core=True, base=base))
+    assert fake_stages.ran() == ["download", "tokenizer", "task_data", *["pretrain", "evaluate_base"] * 2]
+    assert [row.core for row in result.results] == [0.25, 0.25]
     assert result.fits.compute_law
     client = mlflow.MlflowClient(mlflow_store)
     experiment = client.get_experiment_by_name("nanochat")
@@ -85,7 +112,7 @@ def test_a_sweep_is_one_run_in_mlflow_with_its_constants_and_its_models_are_foun
     stages = [run for run in runs if run.data.tags.get("stage") == "pretrain"]
     assert {run.data.params["model.depth"] for run in stages} == {"2", "4"}
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"report.md", "report.html", "report.json", "miniseries.svg"} <= names
+    assert {"report.md", "report.html", "report.json", "miniseries.svg", "core.svg"} <= names
 
 
 def test_a_sweep_that_does_not_fit_is_refused_before_anything_starts(fake_stages: FakeStages) -> None:

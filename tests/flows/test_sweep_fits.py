@@ -9,13 +9,15 @@ import pytest
 
 from flows import sweep_fits
 from flows.sweep_fits import MemberResult
-from flows.sweep_plots import short
+from flows.sweep_plots import lowest_of_law, short
 from flows.sweep_report import write_sweep_report
-from nanochat_core.optim.scaling_laws import JointLaw
+from nanochat_core.optim.scaling_laws import JointLaw, Point
 from nanochat_core.recipes import recipe
 from nanochat_core.specs import with_changes
 from nanochat_core.sweep_members import members_of
 from nanochat_core.sweep_specs import SweepSpec
+from tests.nanochat_core.optim.planted import LAW as LAW_OF_2022
+from tests.nanochat_core.optim.planted import best_parameters
 
 BASE = with_changes(recipe("demo"), {"pretrain.total_batch_tokens": 128})
 WIDE = SweepSpec(depths=(1, 2, 3, 4, 5, 6, 8), budgets=(1e12, 4e12, 1.6e13), base=BASE)
@@ -108,6 +110,13 @@ def test_a_miniseries_shows_loss_and_core_over_compute(tmp_path: Path) -> None:
     folder, plots = write_sweep_report(tmp_path, "series", spec, rows, fits)
     assert [plot.name for plot in plots] == ["miniseries", "core"]
     assert "| c of L ~ C^c, miniseries |" in (folder / "report.md").read_text()
+
+
+def test_the_joint_laws_lowest_size_costs_what_the_budget_pays() -> None:
+    budget = [Point(1e18, size, 1e18 / 6 / size, 1.0) for size in (1e7, 1e8, 1e9)]
+    parameters, tokens = lowest_of_law(LAW_OF_2022, budget)
+    assert parameters * tokens * 6 == pytest.approx(1e18)
+    assert parameters == pytest.approx(best_parameters(LAW_OF_2022, 1e18), rel=0.02)
 
 
 def test_counts_are_short_on_an_axis() -> None:

@@ -90,6 +90,7 @@ def test_everything_that_does_not_fit_is_refused_at_once_with_its_field() -> Non
         "budgets: [1000000000000.0] are there more than once",
         "budgets: [-1.0] are no positive numbers of FLOPs",
         "with_core: base.evaluate.core_examples is 0",
+        "with_core: the CORE bundle is not fetched; add 'core' to base.task_data.datasets (source hub)",
         "base.force: a sweep reuses what is finished",
     ):
         assert problem in str(refusal.value)

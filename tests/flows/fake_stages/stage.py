@@ -20,6 +20,7 @@ STEPS = 4
 DETAILS = {"tasks": {}, "chatcore": {"value": None, "tasks": []}, "core": {}, "samples": []}
 METRICS = {
     "pretrain": {"val_bpb_first": 4.0, "val_bpb_last": 2.0, "bigram_bpb": 3.0},
+    "evaluate_base": {"core": 0.25},
     "rl": {"steps": 4, "reward_before": 0.25, "reward_after": 0.5, "reward_gain_low": 0.125},
 }
 
