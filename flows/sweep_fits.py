@@ -11,6 +11,7 @@ from nanochat_core.optim.scaling_laws import Interval, JointFit, Point, fit_join
 from nanochat_core.sweep_members import Member
 
 T = TypeVar("T")
+OFF_PARABOLA = 0.01  # of the loss: a parabola may miss the runs by so much before it is said
 OFF_BUDGET = 0.05  # whole steps may miss a budget by so much before it is said
 EDGES = {
     "smallest": "the smallest model did best: add shallower depths",
@@ -97,6 +98,12 @@ def fit_sweep(results: Sequence[MemberResult], *, text_tokens: float | None = No
         if (optimum := tried(partial(find_optimum, of_budget(results, budget), budget), notes))
     ]
     notes += [f"{o.compute:.3g} FLOPs: {EDGES[o.edge]}. No law goes through its point." for o in optima if o.edge]
+    notes += [
+        f"{o.compute:.3g} FLOPs: a parabola misses the runs by up to {o.misfit:.1%}, so that its lowest point is "
+        "rough: take depths closer to it."
+        for o in optima
+        if o.misfit > OFF_PARABOLA
+    ]
     size_law, token_law = laws_of([optimum for optimum in optima if not optimum.edge], notes)
     joint = tried(lambda: fit_joint_law([p for r in results if (p := r.point)], resamples=resamples), notes)
     if joint:

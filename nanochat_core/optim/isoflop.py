@@ -39,6 +39,7 @@ class Optimum:
 
     Where `edge` is set, the runs do not enclose the best size: it may lie beyond the smallest or the largest model, or
     they lie in no valley at all ("none found"). N* is then that of the best run, and no law may be drawn through it.
+    `misfit` is how far the parabola is from the runs at most, as a share of their loss: 0.01 is one per cent.
     """
 
     compute: float
@@ -47,6 +48,7 @@ class Optimum:
     loss: float
     parabola: Parabola
     edge: Edge | None = None
+    misfit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def find_optimum(points: Sequence[Point], compute: float) -> Optimum:
     best = min(runs, key=lambda run: run.loss)
     lowest = centre - c1 / (2 * c2) if c2 > 0 else math.inf
     edge = _edge(runs, best, lowest if log_n[0] <= lowest <= log_n[-1] else None)
+    misfit = max(abs(parabola.loss(run.parameters) / run.loss - 1) for run in runs)
     if edge:
-        return Optimum(compute, best.parameters, best.tokens, best.loss, parabola, edge)
+        return Optimum(compute, best.parameters, best.tokens, best.loss, parabola, edge, misfit)
     parameters = math.exp(lowest)
     tokens = math.exp(float(np.interp(lowest, log_n, log_d)))
-    return Optimum(compute, parameters, tokens, parabola.loss(parameters), parabola)
+    return Optimum(compute, parameters, tokens, parabola.loss(parameters), parabola, None, misfit)
 
 
 def _edge(runs: Sequence[Point], best: Point, lowest: float | None) -> Edge | None:

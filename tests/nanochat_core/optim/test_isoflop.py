@@ -70,6 +70,13 @@ def test_runs_that_form_no_valley_are_flagged() -> None:
     assert find_optimum(hill, 1e18).edge == "none found"
 
 
+def test_the_misfit_is_how_far_the_parabola_is_from_the_runs() -> None:
+    assert find_optimum(runs(depths=3)[1e18], 1e18).misfit == pytest.approx(0, abs=1e-9)
+    points = runs(depths=5, spread=1.2)[1e18]
+    points[1] = Point(1e18, points[1].parameters, points[1].tokens, points[1].loss * 1.01)
+    assert 0.003 < find_optimum(points, 1e18).misfit < 0.01
+
+
 def test_fewer_than_three_sizes_are_refused_with_the_budget_named() -> None:
     with pytest.raises(DataError, match=r"1e\+18 FLOPs has 2 finished runs; a parabola needs 3 sizes"):
         find_optimum(runs()[1e18][:2], 1e18)
