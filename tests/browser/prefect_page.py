@@ -13,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 STATE = ".state-badge"
 FIELD = "xpath=//div[contains(@class, 'schema-form-property')][./div[contains(@class, 'header')]//span[{}]]"
 SCROLL_SECONDS = 0.5
+SETTLING_SECONDS = 2.0  # the graph is a moving picture: nothing in the page says that it has come to rest
 
 
 class PrefectPage:
@@ -95,6 +96,14 @@ class PrefectPage:
         expect(panel).to_contain_text(text)
         tabs.evaluate("element => element.scrollIntoView({block: 'start'})")
         return panel
+
+    def show_graph(self) -> None:
+        """Bring the top of a run's page into view, with the graph of its tasks."""
+        self.page.get_by_role("tablist").get_by_text("Logs", exact=True).click()
+        expect(self.page.get_by_text(re.compile(r"\d+ Task runs?")).first).to_be_visible()
+        expect(self.page.locator("canvas").first).to_be_visible()
+        self.heading.scroll_into_view_if_needed()
+        self.page.wait_for_timeout(1000 * SETTLING_SECONDS)
 
     def artifact(self, key: str, *, seconds: float = 60) -> Locator:
         """Return the card of an artifact on the tab Artifacts."""

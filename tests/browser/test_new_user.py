@@ -19,6 +19,7 @@ from tests.faults.live_node import LiveNode, long_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SPEC = with_changes(long_spec(), {"pretrain.validation_every": 500})
+SCORE = "pretrain/val_bpb_last"
 RUN_SECONDS = 600.0  # for a whole run of the small pipeline on a busy machine
 REUSED = [
     ("tokenizer", "Cached"),
@@ -99,7 +100,7 @@ def watch_pretraining(prefect: PrefectPage, screenshots: Screenshots) -> None:
     expect(prefect.page.get_by_role("row").nth(5)).to_be_visible()
     screenshots.take(prefect.page, "losses")
     prefect.page.go_back()
-    prefect.wait_for_state("Running", seconds=60)
+    prefect.show_graph()
     screenshots.take(prefect.page, "running")
 
 
@@ -108,6 +109,7 @@ def cancel(prefect: PrefectPage, node: LiveNode, screenshots: Screenshots) -> No
     assert node.ranks()
     prefect.press("Cancel", confirm="Confirm")
     prefect.wait_for_state("Cancelled", seconds=120)
+    prefect.show_graph()
     screenshots.take(prefect.page, "cancelled")
     node.wait_until_nothing_trains()
     measured, saved = node.steps()[-1], int(node.checkpoints()[-1].removeprefix("step_"))
@@ -126,6 +128,7 @@ def retry(prefect: PrefectPage, node: LiveNode, screenshots: Screenshots) -> Non
     prefect.wait_for_state("Completed", seconds=RUN_SECONDS)
     steps = [step for step in node.steps() if step > saved]
     assert node.attempts() == 2 and steps[0] <= saved + SPEC.pretrain.runtime.log_every
+    prefect.show_graph()
     screenshots.take(prefect.page, "completed")
     prefect.artifact("report").click()
     expect(prefect.page.get_by_role("heading", name="Stages")).to_be_visible()
@@ -135,11 +138,16 @@ def retry(prefect: PrefectPage, node: LiveNode, screenshots: Screenshots) -> Non
 def compare(mlflow: MlflowPage, screenshots: Screenshots) -> None:
     """See in MLflow what the deeper run has in common with the earlier one, and what not."""
     mlflow.open_runs("1")
+    mlflow.close_assistant()
     mlflow.select("demo-d1", "demo-d3")
     screenshots.take(mlflow.page, "mlflow-runs")
     mlflow.compare()
-    assert mlflow.table("Parameters") == {"pretrain.model.depth": ["1", "3"]}
-    screenshots.take(mlflow.page, "mlflow-differences")
-    scores = {name: values for name, values in mlflow.table("Metrics").items() if "bpb" in name}
-    assert scores and all(first != second and float(first) > 0 for first, second in scores.values()), scores
+    assert mlflow.parameters() == {"pretrain.model.depth": ["1", "3"]}
+    screenshots.take(mlflow.page, "mlflow-parameters")
+    first, second = map(float, mlflow.metric(SCORE))
+    assert first != second and first > 0 and second > 0
     screenshots.take(mlflow.page, "mlflow-metrics")
+    mlflow.open_runs("1", search="tags.stage = 'pretrain'", view="CHART")
+    curves = mlflow.show_curves("train/loss", "demo-d1", "demo-d3").locator("path.js-line")
+    expect(curves).to_have_count(2)
+    screenshots.take(mlflow.page, "mlflow-curves")
