@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import registry
 from flows.pipeline_run import NEWEST
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError, SpecError, did_you_mean
@@ -20,14 +21,16 @@ class ModelFolders:
 
 
 def find_model(reference: str | None, base: Path) -> ModelFolders:
-    """Return the folders of `base|mid|sft|rl` (newest run) or of an artifact folder; None is the newest chat model.
+    """Return the folders of `base|mid|sft|rl` (newest run), of an artifact folder, or of `models:/NAME@alias` or
+    `models:/NAME/VERSION` (MLflow's registry); None is the newest chat model.
 
-    Raises SpecError for a name that means nothing, ArtifactError for a model that is not there.
+    Raises SpecError for a name that means nothing, ArtifactError for a model that is not there, and NanochatError for
+    a registry that does not answer.
     """
     if reference is None:
         return _folders(_newest_chat_model(base))
-    if reference.startswith("models:/"):
-        raise SpecError(f"{reference}: models of the MLflow registry come with the registry; use base, mid, sft or rl.")
+    if registry.is_model_reference(reference):
+        return _folders(registry.find_registered(reference, base))
     if reference in STAGES:
         return _folders(_of_newest_run(reference, base))
     if Path(reference).is_dir():

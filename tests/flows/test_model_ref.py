@@ -30,5 +30,11 @@ def test_names_mean_the_models_of_the_newest_run(finished: FakeStages, short_spe
 def test_an_unfinished_or_unknown_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no finished stage"):
         find_model(str(tmp_path), tmp_path)
-    with pytest.raises(SpecError, match="come with the registry"):
-        find_model("models:/nanochat@champion", tmp_path)
+    with pytest.raises(SpecError, match="is no model and no artifact folder"):
+        find_model("nanochat@champion", tmp_path)
+
+
+def test_a_registered_model_is_found_by_alias_and_by_version(finished: FakeStages) -> None:
+    for reference in ("models:/nanochat-demo-sft@newest", "models:/nanochat-demo-sft/1"):
+        folders = find_model(reference, finished.base)
+        assert (stage_of(folders.model), stage_of(folders.tokenizer)) == ("sft", "tokenizer")
