@@ -82,14 +82,14 @@ class MlflowPage:
         heading.evaluate("element => element.scrollIntoView({block: 'start'})")
         return heading
 
-    def show_curves(self, metric: str, *names: str) -> Locator:
-        """Open the charts of the stages of these runs, and return the chart of one metric, which fills the window."""
+    def show_curves(self, metric: str, *names: str) -> set[str]:
+        """Have the chart of one metric of these runs' stages fill the window; return the colors of its curves."""
         for name in names:
             self.row(name).get_by_role("gridcell").nth(1).get_by_role("button").first.click()
         self.page.get_by_placeholder("Search metric charts").fill(metric)
         title = self.page.get_by_role("heading", name=metric, exact=True)
         expect(title).to_have_count(1)
         title.locator("xpath=following::button[1]").click()
-        chart = self.page.get_by_role("dialog")
-        expect(chart.locator(".scatterlayer .trace path.js-line").first).to_be_visible()
-        return chart
+        curves = self.page.get_by_role("dialog").locator(".scatterlayer .trace path.js-line")
+        expect(curves.first).to_be_visible()
+        return set(curves.evaluate_all("elements => elements.map(element => element.style.stroke)"))

@@ -148,6 +148,6 @@ def compare(mlflow: MlflowPage, screenshots: Screenshots) -> None:
     assert first != second and first > 0 and second > 0
     screenshots.take(mlflow.page, "mlflow-metrics")
     mlflow.open_runs("1", search="tags.stage = 'pretrain'", view="CHART")
-    curves = mlflow.show_curves("train/loss", "demo-d1", "demo-d3").locator("path.js-line")
-    expect(curves).to_have_count(2)
+    colors = mlflow.show_curves("train/loss", "demo-d1", "demo-d3")
+    assert len(colors) == 2
     screenshots.take(mlflow.page, "mlflow-curves")
