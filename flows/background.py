@@ -17,13 +17,13 @@ class Background:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def put(self, work: Callable[[], object]) -> None:
-        """Have the thread call `work`; what it raises is logged, no more."""
+    def put(self, work: Callable[[], object], context: contextvars.Context | None = None) -> None:
+        """Have the thread call `work` in `context`, or in a copy of the present one; what it raises is logged."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nanochat-background", daemon=True)
                 self._thread.start()
-        self._queue.put((contextvars.copy_context(), work))
+        self._queue.put((context or contextvars.copy_context(), work))
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all that was put so far is done; False where that takes longer than the time-out."""
@@ -43,9 +43,9 @@ class Background:
 _background = Background()
 
 
-def in_background(work: Callable[[], object]) -> None:
+def in_background(work: Callable[[], object], context: contextvars.Context | None = None) -> None:
     """Call `work` in this process's background thread, after all that was given to it before."""
-    _background.put(work)
+    _background.put(work, context)
 
 
 def flush(timeout_seconds: float) -> bool:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from flows import environment, launch, prefect_server
-from flows.terminal import console, in_one_line
+from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import DataSource, PipelineSpec, with_changes
@@ -194,10 +194,9 @@ def up(
     from flows.node import up as node_up
 
     asked = addresses.describe(paths.base_dir(), host=host, prefect_port=prefect_port, mlflow_port=mlflow_port)
-    with console.status("Starting …") as status:
-        node = node_up.up(asked, status.update)
+    node = node_up.up(asked, tell)
     console.print(f"Prefect: {node.prefect.url}", soft_wrap=True)
-    console.print(f"MLflow:  {node.mlflow.url}", soft_wrap=True)
+    console.print(f"MLflow:  {node_up.experiment_page(node)}", soft_wrap=True)
     console.print(f"Logs:    {node.folder}", soft_wrap=True)
 
 
@@ -207,8 +206,7 @@ def down() -> None:
     """Stop what `nanochat up` started, and the runs on this node, which save first."""
     from flows.node import up as node_up
 
-    with console.status("Stopping …") as status:
-        was_up = node_up.down(paths.base_dir(), status.update)
+    was_up = node_up.down(paths.base_dir(), tell)
     console.print("Down." if was_up else "Nothing was up.")
 
 

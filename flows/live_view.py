@@ -4,9 +4,11 @@ what failed, why, and how to go on.
 The artifacts are written by the background thread (flows/background.py): training never waits for Prefect's server.
 """
 
+import contextvars
 import json
 import re
 import time
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +50,7 @@ class LiveView:
         self._table: UUID | None = None
         self._shown_at = 0.0
         self._is_writing = self._has_started = False
+        self._context = contextvars.copy_context()  # of the flow run: links come from another thread
 
     def start(self) -> None:
         """Show that the stage runs; a second call is another try of it."""
@@ -57,7 +60,8 @@ class LiveView:
 
     def link(self, url: str, text: str) -> None:
         """Show a link beside the stage's progress."""
-        in_background(lambda: create_link_artifact(url, text, key=key(self._stage, "mlflow"), description=text))
+        work = partial(create_link_artifact, url, text, key=key(self._stage, "mlflow"), description=text)
+        in_background(work, self._context)
 
     def update(self, lines: list[dict[str, Any]]) -> None:
         """Take in new lines of metrics.jsonl; shown every PERIOD_SECONDS, and while the server is slow, less often."""

@@ -142,6 +142,7 @@ class PipelineRun:
         forced_by = self._id if stage.part in self.spec.force else None
         with StageProgress(stage.name) as progress:
             watch = Watch(progress, view, track)
+            track.on_open = lambda url: view.link(url, f"{stage.name} in MLflow")
             job = Job(stage, self.spec, self.base, inputs, watch, forced_by=forced_by, needs_files=needs_files)
             track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
             try:

@@ -30,6 +30,11 @@ def in_one_line(command: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def tell(line: str) -> None:
+    """Print one line as it is."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 def end(message: str, code: int) -> NoReturn:
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
     raise typer.Exit(code)

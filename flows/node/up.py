@@ -26,7 +26,7 @@ def up(node: Node, tell: Callable[[str], None]) -> Node:
     with alone(node.base):
         if (known := addresses.running(node.base)) is not None:
             node = known
-            tell("Already up.")
+            tell("Already up: nothing is started a second time.")
         else:
             start(node, tell)
     os.environ |= node.environment
@@ -51,17 +51,28 @@ def start(node: Node, tell: Callable[[str], None]) -> None:
 
 
 def prepare_records(node: Node, tell: Callable[[str], None]) -> None:
-    """Register what the UI offers, and set right what a crash has left."""
+    """Register what the UI offers, and set right what a crash has left, in Prefect and in MLflow."""
     from prefect.client.orchestration import get_client
 
     from flows.node.reconcile import Reconciler
     from flows.node.registration import register
+    from flows.tracking import reconcile as reconcile_mlflow
 
     tell("Registering the deployments …")
     register(node)
     with get_client(sync_client=True) as client:
         for line in Reconciler(node.base).reconcile(client):
             tell(line)
+    for line in reconcile_mlflow(node.base):
+        tell(line)
+
+
+def experiment_page(node: Node) -> str:
+    """Return the address of the page with all runs, which is not the one that MLflow opens with."""
+    from flows.tracking_store import Store
+
+    store = Store(node.base, node.mlflow.url)
+    return f"{store.address}/#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
 
 
 def down(base: Path, tell: Callable[[str], None]) -> bool:
