@@ -1,10 +1,12 @@
 """How far a stage is: a bar in a terminal, a line now and then elsewhere. flows/live_view.py shows it in the UI."""
 
+import contextlib
 import sys
 import time
 from collections import deque
 from typing import Any
 
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,6 +19,13 @@ LOSSES = ("train/loss", "loss", "rl/reward")
 def say(text: str) -> None:
     """Print one line for whoever watches: the terminal, or the log of a run that a worker has started."""
     Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """Say it, and log it with the run, where there is one."""
+    say(text)
+    with contextlib.suppress(MissingContextError):
+        get_run_logger().info("%s", text)
 
 
 def warn(text: str) -> None:
@@ -99,4 +108,4 @@ class StageProgress:
             self._bar.update(self._bar.task_ids[0], completed=self._latest["step"], total=total, facts=facts)
         elif now - self._line_time > LINE_SECONDS:
             self._line_time = now
-            say(f"{self.stage}: step {self._latest['step']}/{self._latest.get('total_steps', '?')} · {facts}")
+            note(f"{self.stage}: step {self._latest['step']}/{self._latest.get('total_steps', '?')} · {facts}")

@@ -14,7 +14,7 @@ from nanochat_core import recipes
 from nanochat_core.errors import SpecError
 from nanochat_core.specs import PipelineSpec, Spec
 
-SHOWN = 3
+LENGTH = 56  # what the heading of a run has room for
 VALUE_CHARACTERS = 24
 IN_THE_NAME = ("recipe", "run_name", "pretrain.model.depth")  # said already, or what the user calls it
 
@@ -25,16 +25,19 @@ def named(stage: str | None = None) -> Callable[[], str]:
 
 
 def run_name_of(spec: PipelineSpec, stage: str | None = None) -> str:
-    """Return the name of a flow run, at most SHOWN changes long.
+    """Return the name of a flow run: as many changes as fit into LENGTH characters, and how many more there are.
 
     >>> from nanochat_core.specs import with_changes
     >>> run_name_of(with_changes(recipes.recipe("demo"), {"pretrain.model.depth": 6, "sft.steps": 3}))
     'demo-d6 sft.steps=3'
     """
-    words = [*([stage] if stage else []), spec.recipe, f"d{spec.pretrain.model.depth}"]
+    name = "-".join([*([stage] if stage else []), spec.recipe, f"d{spec.pretrain.model.depth}"])
     changes = [f"{field}={value}" for field, value in what_is_new(spec).items()]
-    more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
-    return " ".join(["-".join(words), *changes[:SHOWN], *more])
+    for shown, change in enumerate(changes):
+        if len(name) + len(change) >= LENGTH:
+            return f"{name} +{len(changes) - shown}"
+        name = f"{name} {change}"
+    return name
 
 
 def what_is_new(spec: PipelineSpec) -> dict[str, str]:

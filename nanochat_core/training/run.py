@@ -120,6 +120,8 @@ def _validate(run: TrainingRun, writer: MetricsWriter | None) -> None:
     run.state.model.train()
     if writer:
         writer.write(run.state.step, total_steps=run.settings.steps, tokens=run.state.tokens, **values)
+        facts = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        print(f"step {run.state.step} of {run.settings.steps}: {facts}", flush=True)
 
 
 def save(run: TrainingRun) -> Path:

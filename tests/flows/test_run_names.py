@@ -28,7 +28,7 @@ def test_nothing_is_new_in_a_recipe(name: str) -> None:
         ({"sft.conversations.mixture": [{"task": "Facts"}]}, "demo-d4 sft.conversations.mixture=1 items"),
         (
             {"sft.seed": 1, "sft.steps": 2, "rl.seed": 3, "rl.steps": 4, "evaluate.seed": 5},
-            "demo-d4 sft.steps=2 sft.seed=1 rl.steps=4 and 2 more",
+            "demo-d4 sft.steps=2 sft.seed=1 rl.steps=4 rl.seed=3 +1",
         ),
     ],
 )
