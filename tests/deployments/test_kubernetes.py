@@ -171,7 +171,7 @@ def test_every_name_that_a_pod_refers_to_is_among_the_manifests() -> None:
         for volume in pod["volumes"]:
             if claim := volume.get("persistentVolumeClaim"):
                 assert ("PersistentVolumeClaim", claim["claimName"]) in known, name
-        for container in pod["containers"]:
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
             for source in container.get("envFrom", []):
                 assert ("ConfigMap", source["configMapRef"]["name"]) in known, name
             assert {mount["name"] for mount in container["volumeMounts"]} <= {
