@@ -63,7 +63,7 @@ def by_hand(folder: Path) -> float:
     copy.mkdir()
     shutil.copy(folder / "spec.json", copy)
     process = StageProcess(
-        "pretrain", "nanochat_core.stages.pretrain", copy, LaunchSpec(), rendezvous_id="x", uses_torchrun=True
+        "pretrain", "nanochat_core.stages.pretrain", copy, LaunchSpec(), uses_torchrun=True
     )
     return timed(process.command, process.environment, copy)
 

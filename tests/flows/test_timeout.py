@@ -26,7 +26,6 @@ def train(folder: Path) -> None:
         module="tests.flows.fake_stages.stage",
         folder=folder,
         launch=LaunchSpec(nproc_per_node=2),
-        rendezvous_id="x",
         uses_torchrun=True,
     )
     process.run(lambda lines: None, logging.getLogger("test"))
