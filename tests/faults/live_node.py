@@ -25,10 +25,10 @@ from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.tiny import tiny
 
 LONG = {
-    "pretrain.steps": 1500,
-    "pretrain.validation_every": 1500,
-    "pretrain.sample_every": 1500,
-    "pretrain.runtime.checkpoint_every": 50,
+    "pretrain.steps": 800,
+    "pretrain.validation_every": 800,
+    "pretrain.sample_every": 800,
+    "pretrain.runtime.checkpoint_every": 25,
     "pretrain.runtime.log_every": 5,
     "launch.nproc_per_node": 2,
     "launch.retry_seconds": 1,
