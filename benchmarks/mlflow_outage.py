@@ -78,8 +78,8 @@ def running_stage(base: Path, uri: str) -> Iterator[tuple["subprocess.Popen[byte
         yield flow, wait_for_metrics(base, flow)
     finally:
         if flow.poll() is None:
-            flow.send_signal(signal.SIGINT)
-        flow.wait(timeout=120)
+            flow.send_signal(signal.SIGTERM)
+        flow.wait(timeout=180)
 
 
 def wait_for_metrics(base: Path, flow: "subprocess.Popen[bytes]") -> Path:

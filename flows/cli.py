@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
@@ -250,9 +251,32 @@ def number(value: Any) -> str:
 
 @app.command()
 @in_one_line
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="names or MLflow ids of runs, or artifact folders; default: the newest 2")
+    ] = None,
+    by: Annotated[str, typer.Option(help="what the curves are over: steps, tokens, flops or seconds")] = "steps",
+    html: Annotated[Path | None, typer.Option(help="also write one HTML page with all curves to this file")] = None,
+) -> None:
+    """Compare runs: the parameters that differ, the results, the curves. Works without a server, too."""
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    from flows import compare as comparison
+
+    comparison.check_axis(by)
+    found, trouble = comparison.find_runs(paths.base_dir(), runs or [])
+    comparison.print_comparison(found, by, console)
+    if trouble:
+        console.print(f"Note: MLflow was not asked: {trouble}", markup=False)
+    if html:
+        comparison.write_page(found, by, html)
+        console.print(f"Page: {html}", soft_wrap=True)
+
+
+@app.command()
+@in_one_line
 def chat(
     model: Annotated[
-        str | None, typer.Argument(help="base, mid, sft, rl, or a folder; default: the newest chat model")
+        str | None, typer.Argument(help="base, mid, sft, rl, models:/NAME@alias, or a folder; default: the newest chat")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="ask this one thing, print the answer and end")] = None,
 ) -> None:

@@ -101,7 +101,11 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One store for all tests: MLflow takes seconds to create its tables."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    MlflowClient(store).search_experiments()
+    return store
 
 
 def replace_stages(base: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
