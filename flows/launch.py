@@ -35,9 +35,10 @@ HUB_TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
 class FollowedFile:
     """A text file that grows: `new_lines` returns the whole lines since the last call."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_whole: bool = False) -> None:
+        """Begin at the file's present end, or with `is_whole` at its start."""
         self.path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = path.stat().st_size if path.exists() and not is_whole else 0
         self._rest = b""
 
     def new_lines(self) -> list[str]:
@@ -49,6 +50,22 @@ class FollowedFile:
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [line.decode(errors="replace") for line in lines]
+
+
+class FollowedNodes:
+    """The logs of the other machines, one file each, below a stage's folder (flows/multinode.py)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = {path: FollowedFile(path) for path in self._paths()}
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{rendezvous.NODES}/*/log.txt"))
+
+    def new_lines(self) -> list[str]:
+        for path in self._paths():
+            self._files.setdefault(path, FollowedFile(path, is_whole=True))
+        return [line for file in self._files.values() for line in file.new_lines()]
 
 
 @dataclass(frozen=True)
@@ -148,6 +165,7 @@ class StageProcess:
         shutil.rmtree(self.folder / RANK_LOGS, ignore_errors=True)
         log, metrics = FollowedFile(self.folder / "log.txt"), FollowedFile(self.folder / "metrics.jsonl")
         log_start = log.path.stat().st_size if log.path.exists() else 0
+        nodes = FollowedNodes(self.folder)
         has_stalled = False
         with (
             rendezvous.announced(self.base, self.announcement) as meeting,
@@ -155,7 +173,7 @@ class StageProcess:
         ):
             last_metric = time.monotonic()
             for is_last_look in looks(guard):
-                for line in log.new_lines():
+                for line in log.new_lines() + (nodes.new_lines() if meeting else []):
                     logger.info("%s", line[:2000])
                 if lines := [json.loads(line) for line in metrics.new_lines()]:
                     last_metric = time.monotonic()
@@ -166,6 +184,8 @@ class StageProcess:
                 if self.stall_minutes and seconds > 60 * self.stall_minutes and not (has_stalled or is_last_look):
                     has_stalled = True
                     send(guard, STALL)
+                    if meeting:
+                        meeting.tell_stall()
             if meeting and not has_stalled:
                 meeting.check_end(guard.returncode)
         stall_minutes = self.stall_minutes if has_stalled else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows import launch, rendezvous
+from flows.guard import STALL
 from flows.launch import StageProcess
 from flows.rendezvous import Announcement, Beat, Note, Pulse
 from flows.stage_end import last_lines, log_text, was_lost
@@ -88,7 +89,7 @@ def take_part(base: Path, announcement: Announcement, node: str, tell: Tell) -> 
         refusal = {"exit_code": NanochatError.exit_code, "is_transient": False, "message": "; ".join(problems)}
         beat.write(note.model_copy(update=refusal), is_urgent=True)
         return
-    process, folder = stage_process(base, announcement), announcement.path(base) / "nodes" / node
+    process, folder = stage_process(base, announcement), announcement.path(base) / rendezvous.NODES / node
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
     log_start = log.stat().st_size if log.exists() else 0
@@ -104,7 +105,7 @@ def take_part(base: Path, announcement: Announcement, node: str, tell: Tell) -> 
 
 def follow(base: Path, announcement: Announcement, guard: "subprocess.Popen[bytes]", beat: Callable[[], None]) -> None:
     """Return when the guard has ended, or the head wants no more of this attempt."""
-    pulse, looked = Pulse(), 0.0
+    pulse, looked, has_stalled = Pulse(), 0.0, False
     for _ in launch.looks(guard):
         beat()
         if time.monotonic() - looked < rendezvous.LOOK_SECONDS:
@@ -113,6 +114,9 @@ def follow(base: Path, announcement: Announcement, guard: "subprocess.Popen[byte
         now = rendezvous.read(Announcement, rendezvous.announcement_file(base))
         if now is None or now.attempt != announcement.attempt or pulse.silent_seconds(now) > rendezvous.SILENCE_SECONDS:
             return
+        if now.is_stalled and not has_stalled:
+            has_stalled = True
+            launch.send(guard, STALL)
 
 
 def note_file(base: Path, node: str) -> Path:

@@ -29,6 +29,7 @@ JOIN_SECONDS = 600  # how long torchrun's agents wait for each other
 LOOK_SECONDS = 1.0
 END_SECONDS = 15.0  # where one node is lost, the others notice by themselves in this time, or are stopped
 LAST_IN_ORDER = "~"  # behind every letter: torchrun sorts its nodes by name, and the first has rank 0
+NODES = "nodes"  # below a stage's folder: what each of the other machines printed
 MODULES = re.compile(r"(nanochat_core\.stages|tasks_eval)(\.[a-z_]+)+")
 
 T = TypeVar("T", bound="Message")
@@ -50,6 +51,7 @@ class Announcement(Message):
     folder: str
     launch: LaunchSpec
     code: str
+    is_stalled: bool = False  # no new metric for too long: every node is to dump its stacks
 
     def problems(self, base: Path, code: str) -> list[str]:
         """Return why a node with this base folder and this code must not take part; nothing is run unchecked."""
@@ -197,6 +199,11 @@ class Meeting:
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._look()
         return self._missing == 0
+
+    def tell_stall(self) -> None:
+        """Have every node dump the stacks of its ranks."""
+        self._announcement = self._announcement.model_copy(update={"is_stalled": True})
+        self._beat.write(self._announcement, is_urgent=True)
 
     def _look(self) -> None:
         notes = self.notes()

@@ -1,5 +1,6 @@
 """Two machines, played by two launchers on loopback: they meet, train as one, and end together."""
 
+import dataclasses
 import logging
 import os
 import signal
@@ -209,3 +210,23 @@ def test_the_demos_pretraining_runs_on_two_nodes_and_survives_the_loss_of_one(ba
     lines = read_metrics(outcomes[-1].folder / "metrics.jsonl")
     assert lines[-1]["step"] == 300
     assert {line["attempt"] for line in lines} == {1, 2}
+
+
+@pytest.mark.slow
+def test_a_stall_dumps_the_stacks_of_both_nodes_and_the_head_shows_the_lines_of_all_ranks(
+    bench: Workbench, node: psutil.Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = bench.pretrain("stalled", steps=4000)
+    process = dataclasses.replace(head(folder), stall_minutes=10.0)
+
+    def suspend() -> None:
+        wait_until(is_training(folder), "training")
+        agent_of(node).children()[0].suspend()
+        object.__setattr__(process, "stall_minutes", 3.0 / 60)  # not before: starting takes longer than that
+
+    failure = failure_of(process, suspend)
+    assert "wrote no metric for" in str(failure)
+    (log,) = (folder / "nodes").glob("*/log.txt")
+    assert all("nanochat_core/training/run.py" in text for text in (log.read_text(), (folder / "log.txt").read_text()))
+    assert any(record.message.startswith("[rank 1]") for record in caplog.records)
