@@ -196,6 +196,9 @@ def test_the_commands_in_the_text_exist_as_well() -> None:
     found = [shlex.split(code) for code in re.findall(r"`((?:nanochat|prefect) [^`]+)`", text)]
     assert len(found) > 5
     for words in found:
+        if words[0] == "nanochat" and len(words) == 2:  # a command's name alone
+            assert words[1] in {*get_command(cli.app).commands, *NOT_YET}  # type: ignore[attr-defined]
+            continue
         check([re.sub("^RUN$", "a-run", word) for word in words])
 
 
