@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flows import rendezvous
 from flows.guard import STALL
@@ -25,6 +25,7 @@ from nanochat_core.errors import NanochatError
 from nanochat_core.hardware import usable_cores, visible_gpus
 from nanochat_core.specs import LaunchSpec
 
+Guard: TypeAlias = "subprocess.Popen[bytes]"
 PROJECT = Path(__file__).parent.parent
 POLL_SECONDS = 0.1
 RANK_LOGS = "ranks"  # below the stage's folder

@@ -10,7 +10,6 @@ head is joined like the first.
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,7 +102,7 @@ def take_part(base: Path, announcement: Announcement, node: str, tell: Tell) -> 
     tell(f"{announcement.stage}: ended here with exit code {guard.returncode}.")
 
 
-def follow(base: Path, announcement: Announcement, guard: "subprocess.Popen[bytes]", beat: Callable[[], None]) -> None:
+def follow(base: Path, announcement: Announcement, guard: launch.Guard, beat: Callable[[], None]) -> None:
     """Return when the guard has ended, or the head wants no more of this attempt."""
     pulse, looked, has_stalled = Pulse(), 0.0, False
     for _ in launch.looks(guard):
