@@ -138,9 +138,10 @@ class StageProcess:
         environment |= {
             "NANOCHAT_BASE_DIR": str(self.base),
             "OMP_NUM_THREADS": str(threads),
-            # Threads that wait sleep: spinning, they take the cores from each other once something else runs there
-            # (1,900 and 1,100 tokens/s against 5,600 and 6,800 beside another job on two cores).
+            # Threads that wait sleep, soon: spinning for long, they take the cores from each other once something else
+            # runs there. docs/experiments.md has the numbers.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
             "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
             "PYTHONPATH": search_path(),
             "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
