@@ -13,7 +13,7 @@ from flows import environment, launch, prefect_server
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
 from nanochat_core.errors import SpecError, did_you_mean
-from nanochat_core.specs import DataSource, PipelineSpec, with_changes
+from nanochat_core.specs import DataSource, LaunchSpec, PipelineSpec, with_changes
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
@@ -270,6 +270,28 @@ def compare(
     if html:
         comparison.write_page(found, by, html)
         console.print(f"Page: {html}", soft_wrap=True)
+
+
+@app.command("eval")
+@in_one_line
+def evaluate(
+    model: Annotated[str, typer.Argument(help="base, mid, sft, rl, models:/NAME@alias, or a folder")],
+    tasks: Annotated[str | None, typer.Option(help="names of tasks, with commas; default: as evaluated last")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="examples of each task; default: as last")] = None,
+    nproc_per_node: Ranks = None,
+) -> None:
+    """Evaluate a model; what was measured already is reused."""
+    await_prefect = prepare_prefect()
+    from flows import evaluate_model as evaluation
+
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    spec = evaluation.with_options(model, tasks=names, examples=examples, base=paths.base_dir())
+    await_prefect()
+    outcome = evaluation.evaluate_model(model, spec, LaunchSpec(nproc_per_node=nproc_per_node))
+    table = Table("measured", "value", title=f"{model}: {outcome.folder}", title_justify="left")
+    for row in evaluation.score_rows(outcome):
+        table.add_row(*row)
+    console.print(table)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +49,19 @@ class PipelineRun:
     """Makes stages, each at most once, their inputs first. A context manager: on leaving, MLflow has all of it.
 
     `sweep` is the name of the sweep that it is a run of: a tag in MLflow, and models called `base` are not of it.
+    `given` are finished stages to build on, by stage, with a spec that was made to fit them and is not checked again.
     Raises SpecError for a spec that does not fit together, or cannot run here.
     """
 
-    def __init__(self, spec: PipelineSpec, *, sweep: str | None = None) -> None:
+    def __init__(
+        self, spec: PipelineSpec, *, sweep: str | None = None, given: Mapping[str, StageOutcome] | None = None
+    ) -> None:
         self._sweep = sweep
+        self._is_newest = sweep is None and given is None  # what `sft` means from now on (flows/model_ref.py)
         self._asked = spec  # what the recipe derives is empty in it
-        self.spec = recipes.runnable(spec)
+        self.spec = spec if given else recipes.runnable(spec)
         self.base = paths.base_dir()
-        self.outcomes: dict[str, StageOutcome] = {}
+        self.outcomes: dict[str, StageOutcome] = dict(given or {})
         environment.prepare(self.base)
         self._id = str(flow_run.id or uuid.uuid4())
         self._alive = ExitStack()
@@ -102,7 +106,7 @@ class PipelineRun:
             if not self._is_done(stage, inputs):
                 inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
             self.outcomes[stage.name] = self._perform(stage, inputs)
-            if not self._sweep:
+            if self._is_newest:
                 self._remember()
         return self.outcomes[stage.name]
 

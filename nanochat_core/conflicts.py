@@ -76,6 +76,25 @@ def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
     ]
 
 
+def of_evaluation(spec: PipelineSpec, *, is_base: bool, gpus: int) -> list[str]:
+    """Return why one model cannot be evaluated, with the spec's task data, model shape, `evaluate` and `launch`."""
+    part, data = spec.evaluate, spec.task_data
+    of_model = (
+        _core(part, data)
+        if is_base
+        else [*_evaluation(part, spec, of_core=False), *_unknown("evaluate.chat_tasks", part.chat_tasks)]
+    )
+    return [*of_model, *spec.launch.conflicts(), *_devices(spec.launch, gpus)]
+
+
+def tasks_with_data(data: TaskDataSpec) -> tuple[str, ...]:
+    """Return the tasks of ours that can be graded and have their data; without the Hub, all that needs none as well."""
+    names = sorted(set(entry_points(group="nanochat.tasks").names) - set(UNGRADED))
+    if data.source == "hub":
+        return tuple(name for name in names if TASK_DATASETS.get(name) in data.datasets)
+    return tuple(name for name in names if TASK_DATASETS.get(name, "words") == "words")
+
+
 def _names(spec: PipelineSpec) -> Iterator[str]:
     if spec.run_name is not None and (spec.run_name == "latest" or not RUN_NAME.fullmatch(spec.run_name)):
         yield (
@@ -219,7 +238,7 @@ def _answers(name: str, tokens: int, model_len: int) -> Iterator[str]:
         )
 
 
-def _evaluation(part: EvaluateSpec, spec: PipelineSpec) -> Iterator[str]:
+def _evaluation(part: EvaluateSpec, spec: PipelineSpec, *, of_core: bool = True) -> Iterator[str]:
     tasks, data = part.chat_tasks, spec.task_data
     if not tasks:
         yield "evaluate.chat_tasks: there is none; name at least one task"
@@ -231,7 +250,8 @@ def _evaluation(part: EvaluateSpec, spec: PipelineSpec) -> Iterator[str]:
     yield from _answers("evaluate.max_new_tokens", part.max_new_tokens, spec.pretrain.model.sequence_len)
     if part.num_samples > 1 and not part.temperature:
         yield f"evaluate.num_samples: {part.num_samples} answers at temperature 0 are all the same; raise temperature"
-    yield from _core(part, data)
+    if of_core:
+        yield from _core(part, data)
 
 
 def _core(part: EvaluateSpec, data: TaskDataSpec) -> Iterator[str]:
@@ -259,14 +279,18 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
     for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
         if part is not None:
             named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
-    known = entry_points(group="nanochat.tasks").names
     for field, tasks in named.items():
-        for task in dict.fromkeys(tasks):
-            if task not in known:
-                yield f"{field}: unknown task {task!r}{did_you_mean(task, known)}"
+        yield from _unknown(field, tasks)
     rewards = entry_points(group="nanochat.rewards").names
     if spec.rl is not None and spec.rl.reward not in rewards:
         yield f"rl.reward: unknown reward {spec.rl.reward!r}{did_you_mean(spec.rl.reward, rewards)}"
+
+
+def _unknown(field: str, tasks: Iterable[str]) -> Iterator[str]:
+    known = entry_points(group="nanochat.tasks").names
+    for task in dict.fromkeys(tasks):
+        if task not in known:
+            yield f"{field}: unknown task {task!r}{did_you_mean(task, known)}"
 
 
 def _missing_path(spec: PipelineSpec) -> Iterator[str]:

@@ -52,7 +52,7 @@ def test_the_form_of_a_stage_stands_on_the_demo(monkeypatch: pytest.MonkeyPatch)
 def test_every_deployment_says_what_it_does_and_runs_on_the_nodes_pool() -> None:
     for name, entry in DEPLOYMENTS.items():
         assert entry["description"].endswith("."), name
-        assert entry["work_pool"] == {"name": "nanochat"}, name
+        assert entry["work_pool"]["name"] == "nanochat", name
         assert entry["tags"], name
 
 
