@@ -50,9 +50,19 @@ def with_pictures(markdown: str, folder: Path) -> str:
         picture = folder / match[2]
         if not picture.is_file():
             return match[0]
-        return f"![{match[1]}](data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()})"
+        drawing = on_white(picture.read_text(encoding="utf-8"))
+        return f"![{match[1]}](data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()})"
 
     return re.sub(r"!\[([^\]]*)\]\(([^):]+\.svg)\)", embedded, markdown)
+
+
+def on_white(svg: str) -> str:
+    """Return the drawing on a white ground: as a picture it cannot take the page's color of text.
+
+    >>> on_white('<svg width="9"><path/></svg>')
+    '<svg width="9"><rect width="100%" height="100%" fill="white"/><path/></svg>'
+    """
+    return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="white"/>', svg, count=1)
 
 
 def against_the_best(report: Path) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """What the UI shows of a whole run."""
 
+import base64
 from pathlib import Path
 
 from flows.run_artifacts import against_the_best, with_pictures
@@ -40,7 +41,8 @@ def test_the_first_run_and_a_missing_score_have_nothing_to_stand_beside(tmp_path
 
 def test_pictures_of_the_report_travel_inside_its_page(tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "loss.svg").write_text("<svg/>")
+    (tmp_path / "plots" / "loss.svg").write_text("<svg></svg>")
     page = with_pictures("![loss](plots/loss.svg) ![gone](plots/gone.svg) ![far](https://host/x.svg)", tmp_path)
-    assert "![loss](data:image/svg+xml;base64,PHN2Zy8+)" in page
+    drawing = '<svg><rect width="100%" height="100%" fill="white"/></svg>'
+    assert f"![loss](data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()})" in page
     assert "![gone](plots/gone.svg) ![far](https://host/x.svg)" in page
