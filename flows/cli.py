@@ -296,6 +296,32 @@ def evaluate(
 
 @app.command()
 @in_one_line
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="do it; without this, nothing is touched")] = False,
+    keep_runs: Annotated[int, typer.Option(min=0, help="newest runs of each recipe that stay whole")] = 2,
+    keep_days: Annotated[float, typer.Option(min=0, help="days for which reports and work stay whole")] = 7.0,
+) -> None:
+    """Show what the artifacts cost and what nobody needs; --delete prunes it. A pruned stage still counts as done."""
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    from flows import gc as garbage
+    from flows import gc_table
+
+    found = garbage.survey(paths.base_dir(), garbage.Rules(keep_runs, keep_days))
+    console.print(gc_table.table_of(found))
+    console.print(gc_table.total_line(found))
+    if not delete:
+        console.print("Nothing was touched: --delete does it.")
+        return
+    freed = 0
+    for artifact, problem in garbage.collect(paths.base_dir(), found):
+        freed += 0 if problem else artifact.freed
+        if problem:
+            console.print(f"Left alone: {artifact.folder}: {problem}", markup=False, soft_wrap=True)
+    console.print(f"Freed {gc_table.size(freed)}.")
+
+
+@app.command()
+@in_one_line
 def chat(
     model: Annotated[
         str | None, typer.Argument(help="base, mid, sft, rl, models:/NAME@alias, or a folder; default: the newest chat")

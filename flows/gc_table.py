@@ -1,0 +1,69 @@
+"""How `nanochat gc` shows its survey: a table for people, and one line of what it comes to."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from flows.gc import Artifact
+
+NAMES_SHOWN = 2
+
+
+def table_of(found: Sequence[Artifact]) -> Table:
+    """Return a row for each artifact."""
+    table = Table("stage", "fingerprint", "size", "age", "runs", "models", "", title="Artifacts", title_justify="left")
+    for column in (2, 3):
+        table.columns[column].justify = "right"
+    for artifact in found:
+        action = f"{artifact.action}: {artifact.why}"
+        if artifact.freed:
+            action += f", frees {size(artifact.freed)}"
+        table.add_row(
+            artifact.stage,
+            artifact.folder.name,
+            size(artifact.size),
+            age(artifact.age_days),
+            names(artifact.runs),
+            names(artifact.models),
+            action,
+        )
+    return table
+
+
+def total_line(found: Sequence[Artifact]) -> str:
+    """Return what all artifacts cost, and what of it would go."""
+    freed = sum(artifact.freed for artifact in found)
+    noun = "artifact" if len(found) == 1 else "artifacts"
+    return f"{len(found)} {noun}, {size(sum(a.size for a in found))}; {size(freed)} can go."
+
+
+def size(number: int) -> str:
+    """Return bytes as people read them.
+
+    >>> size(0), size(1536), size(5 * 2**30)
+    ('0 B', '1.5 KiB', '5.0 GiB')
+    """
+    if number < 1024:
+        return f"{number} B"
+    value = float(number)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def age(days: float) -> str:
+    """Return an age in its largest unit.
+
+    >>> age(0.01), age(0.5), age(12.3)
+    ('14 min', '12 h', '12 d')
+    """
+    if days < 1 / 24:
+        return f"{days * 1440:.0f} min"
+    return f"{days * 24:.0f} h" if days < 1 else f"{days:.0f} d"
+
+
+def names(items: Sequence[str]) -> str:
+    shown = ", ".join(items[:NAMES_SHOWN])
+    return f"{shown}, and {len(items) - NAMES_SHOWN} more" if len(items) > NAMES_SHOWN else shown
