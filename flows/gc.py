@@ -84,13 +84,14 @@ def look_at(folder: Path, usage: Usage, rules: Rules) -> Artifact:
 
 def measure(folder: Path) -> tuple[int, float]:
     """Return the bytes of all files below a folder, and when it was worked in last (seconds since the epoch)."""
-    size, times = 0, []
+    size, times = 0, [0.0]
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a stage is writing there
             status = path.lstat()
             if path.is_file() and path.name != LOCK:  # a look at the lock is no work
-                size, times = size + status.st_size, [*times, status.st_mtime]
-    return size, max(times, default=folder.stat().st_mtime)
+                size += status.st_size
+                times.append(status.st_mtime)
+    return size, max(times) or folder.stat().st_mtime
 
 
 def is_prunable(record: FileRecord) -> bool:

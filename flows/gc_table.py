@@ -6,27 +6,20 @@ from rich.table import Table
 
 from flows.gc import Artifact
 
-NAMES_SHOWN = 2
+NAMES_SHOWN, FINGERPRINT_DIGITS = 1, 8
 
 
 def table_of(found: Sequence[Artifact]) -> Table:
-    """Return a row for each artifact."""
-    table = Table("stage", "fingerprint", "size", "age", "runs", "models", "", title="Artifacts", title_justify="left")
-    for column in (2, 3):
-        table.columns[column].justify = "right"
+    """Return a row for each artifact: its folder, what it costs, who has used it, what is to happen to it and why."""
+    table = Table("stage/fingerprint", "size", "age", "used by", "action", title="Artifacts", title_justify="left")
+    for column, is_number in ((0, False), (1, True), (2, True)):
+        table.columns[column].no_wrap = True
+        table.columns[column].justify = "right" if is_number else "left"
     for artifact in found:
-        action = f"{artifact.action}: {artifact.why}"
-        if artifact.freed:
-            action += f", frees {size(artifact.freed)}"
-        table.add_row(
-            artifact.stage,
-            artifact.folder.name,
-            size(artifact.size),
-            age(artifact.age_days),
-            names(artifact.runs),
-            names(artifact.models),
-            action,
-        )
+        action = f"{artifact.action}: {artifact.why}" + (f", frees {size(artifact.freed)}" if artifact.freed else "")
+        name = f"{artifact.stage}/{artifact.folder.name[:FINGERPRINT_DIGITS]}"
+        users = names([*artifact.models, *artifact.runs])
+        table.add_row(name, size(artifact.size), age(artifact.age_days), users, action)
     return table
 
 
@@ -65,5 +58,10 @@ def age(days: float) -> str:
 
 
 def names(items: Sequence[str]) -> str:
+    """Return the first name, and how many more there are.
+
+    >>> names(["b", "a"]), names([])
+    ('b, 1 more', '')
+    """
     shown = ", ".join(items[:NAMES_SHOWN])
-    return f"{shown}, and {len(items) - NAMES_SHOWN} more" if len(items) > NAMES_SHOWN else shown
+    return f"{shown}, {len(items) - NAMES_SHOWN} more" if len(items) > NAMES_SHOWN else shown
