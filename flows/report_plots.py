@@ -40,7 +40,7 @@ class Curves:
 LOSSES = {"train/loss": "training batch", "val/loss": "held out"}
 CURVES: dict[str, tuple[Curves, ...]] = {
     "pretrain": (
-        Curves("pretrain_loss", "Pretraining: loss", "nats per token", {"train/loss": "training batch"}),
+        Curves("pretrain_loss", "Pretraining: loss", "nats per token", LOSSES),
         Curves("pretrain_bpb", "Pretraining: validation", "bits per byte", {"val/bpb": "model"}),
     ),
     "midtrain": (Curves("midtrain_loss", "Mid-training: loss", "nats per token", LOSSES),),

@@ -22,7 +22,7 @@ from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
-from nanochat_core.training.validate import bits_per_byte
+from nanochat_core.training.validate import held_out_losses, row_batches
 
 SAMPLES_FILE = "samples.jsonl"
 SAMPLE_PROMPTS = (
@@ -78,10 +78,8 @@ def _make_run(
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     def validate() -> dict[str, float]:
-        bpb = bits_per_byte(
-            model, rows, token_bytes, world, batch_rows=micro_rows(spec.runtime), precision=spec.precision
-        )
-        return {"val/bpb": bpb}
+        batches = row_batches(rows, world, batch_rows=micro_rows(spec.runtime))
+        return held_out_losses(model, batches, token_bytes, world, spec.precision)
 
     return TrainingRun(
         folder=folder,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder
 from nanochat_core.data.conversations import ConversationLoader, read_conversations
@@ -11,7 +13,7 @@ from nanochat_core.specs import ConversationsSpec, FinetuneSpec, MixtureItem, pa
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
-from nanochat_core.training.validate import conversation_loss
+from nanochat_core.training.validate import held_out_losses
 
 # The stage process needs no mixture: its conversations are rendered already. The spec's field still wants one.
 _RENDERED = ConversationsSpec(mixture=(MixtureItem(task="rendered"),)).model_dump()
@@ -55,11 +57,12 @@ def _make_run(
     loader = _loader(folder, spec, world, sequence_len, "train")
     steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))
     state = TrainState(model, MuonAdamW(model), loader, meta.precision)
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     def validate() -> dict[str, float]:
         held_out = _loader(folder, spec, world, sequence_len, "validation")
         batches = [held_out.batch() for _ in range(held_out.steps_per_epoch)]
-        return {"val/loss": conversation_loss(model, batches, world, meta.precision)}
+        return held_out_losses(model, batches, token_bytes, world, meta.precision)
 
     run = TrainingRun(
         folder=folder,

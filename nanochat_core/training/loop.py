@@ -54,7 +54,7 @@ class StepInfo:
 
     step: int
     loss: float
-    grad_norm: float | None
+    grad_norm: float
     lr_multiplier: float
     seconds: float
     batch_tokens: int
@@ -71,7 +71,7 @@ def train_step(
     grad_clip: float | None,
     loss_function: LossFunction = loss_sum,
     stop_requested: bool = False,
-) -> tuple[float, float | None, int, bool]:
+) -> tuple[float, float, int, bool]:
     """Do one optimizer step; return loss (nats per trained token), gradient norm, tokens, whether to stop.
 
     The loss is divided by the trained tokens of all micro-batches and ranks, and all ranks stop where one must. Raises
@@ -108,9 +108,7 @@ def check_loss(loss: float, step: int) -> None:
         )
 
 
-def apply_gradients(
-    model: GPT, optimizer: MuonAdamW, world: World, rates: Rates, *, grad_clip: float | None
-) -> float | None:
+def apply_gradients(model: GPT, optimizer: MuonAdamW, world: World, rates: Rates, *, grad_clip: float | None) -> float:
     """Sum the gradients over the ranks, clip them, update the weights, clear the gradients; return the global norm."""
     parameters = list(model.parameters())
     for parameter in parameters:
@@ -121,7 +119,10 @@ def apply_gradients(
         pieces = world.sum_(flat).split([parameter.numel() for parameter in parameters])
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad.copy_(piece.view_as(parameter))
-    norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip).item() if grad_clip else None
+    if grad_clip:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip).item()
+    else:
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]).item()
     optimizer.step(rates)
     for parameter in parameters:
         parameter.grad = None

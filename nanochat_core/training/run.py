@@ -98,12 +98,9 @@ def _after_step(run: TrainingRun, writer: MetricsWriter | None, info: StepInfo) 
 
 
 def _log(run: TrainingRun, writer: MetricsWriter, info: StepInfo) -> None:
-    flops = flops_per_token(run.state.model.spec, run.state.model.vocab_size)
     writer.write(
         info.step,
-        total_steps=run.settings.steps,
-        tokens=run.state.tokens,
-        flops=float(flops * run.state.tokens),
+        **_progress(run),
         **{
             "train/loss": info.loss,
             "train/grad_norm": info.grad_norm,
@@ -119,9 +116,19 @@ def _validate(run: TrainingRun, writer: MetricsWriter | None) -> None:
     values = run.validate()
     run.state.model.train()
     if writer:
-        writer.write(run.state.step, total_steps=run.settings.steps, tokens=run.state.tokens, **values)
+        writer.write(run.state.step, **_progress(run), **values)
         facts = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         print(f"step {run.state.step} of {run.settings.steps}: {facts}", flush=True)
+
+
+def _progress(run: TrainingRun) -> dict[str, float]:
+    """Return what every line has: how far the run is, in tokens and FLOPs, and how many steps it will have."""
+    flops = flops_per_token(run.state.model.spec, run.state.model.vocab_size)
+    return {
+        "total_steps": run.settings.steps,
+        "tokens": run.state.tokens,
+        "flops": float(flops * run.state.tokens),
+    }
 
 
 def save(run: TrainingRun) -> Path:

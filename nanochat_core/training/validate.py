@@ -5,6 +5,7 @@ tokenizers can be compared.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,6 @@ from nanochat_core.specs import Precision
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 
-@torch.no_grad()
 def bits_per_byte(
     model: GPT, rows: Tensor, token_bytes: Tensor, world: World, *, batch_rows: int, precision: Precision = "fp32"
 ) -> float:
@@ -30,29 +30,43 @@ def bits_per_byte(
 
     The ranks share the rows; all return the same number.
     """
-    sums = torch.zeros(2, dtype=world.sum_dtype, device=world.device)
+    batches = row_batches(rows, world, batch_rows=batch_rows)
+    return held_out_losses(model, batches, token_bytes, world, precision)["val/bpb"]
+
+
+def row_batches(rows: Tensor, world: World, *, batch_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (idx, targets), each (B, T), of this rank's share of `rows` (n, T + 1)."""
     own = rows[world.rank :: world.size]
     for first in range(0, len(own), batch_rows):
-        batch = own[first : first + batch_rows].to(world.device)
-        idx, targets = batch[:, :-1], batch[:, 1:]
-        sizes = token_bytes[targets]
-        with arithmetic(world.device, precision):
-            losses = token_nll(model, idx, targets)
-        sums += torch.stack([(losses * (sizes > 0)).sum(dtype=world.sum_dtype), sizes.sum(dtype=world.sum_dtype)])
-    nats, size = world.sum_(sums).tolist()
-    return nats / (math.log(2) * size)
+        batch = own[first : first + batch_rows]
+        yield batch[:, :-1], batch[:, 1:]
 
 
 @torch.no_grad()
-def conversation_loss(model: GPT, batches: list[tuple[Tensor, Tensor]], world: World, precision: Precision) -> float:
-    """Return the mean loss in nats over the learned tokens of this rank's and all other ranks' `batches`."""
-    sums = torch.zeros(2, dtype=world.sum_dtype, device=world.device)
+def held_out_losses(
+    model: GPT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    token_bytes: Tensor,
+    world: World,
+    precision: Precision,
+) -> dict[str, float]:
+    """Return {"val/loss": mean nats of the learned tokens, "val/bpb": their bits per byte} over all ranks' batches.
+
+    A batch is (idx, targets), each (B, T) int64; targets that are not learned are IGNORED. No bpb where nothing that is
+    learned has bytes.
+    """
+    sums = torch.zeros(4, dtype=world.sum_dtype, device=world.device)
     for idx, targets in batches:
+        idx, targets = idx.to(world.device), targets.to(world.device)
+        is_learned = targets != IGNORED
+        sizes = token_bytes[targets.clamp(min=0)] * is_learned
         with arithmetic(world.device, precision):
-            losses = token_nll(model, idx.to(world.device), targets.to(world.device))
-        sums += torch.stack([losses.sum(dtype=world.sum_dtype), (targets != IGNORED).sum().to(sums)])
-    nats, count = world.sum_(sums).tolist()
-    return nats / max(count, 1.0)
+            losses = token_nll(model, idx, targets)
+        parts = (losses * (sizes > 0), sizes, losses, is_learned)
+        sums += torch.stack([part.sum(dtype=world.sum_dtype) for part in parts])
+    nats_of_bytes, size, nats, count = world.sum_(sums).tolist()
+    bpb = {"val/bpb": nats_of_bytes / (math.log(2) * size)} if size else {}
+    return {"val/loss": nats / max(count, 1.0)} | bpb
 
 
 def measure_bpb(

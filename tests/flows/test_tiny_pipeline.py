@@ -7,7 +7,20 @@ import pytest
 
 from flows import launch
 from flows.pipeline import pipeline
+from flows.tracking_points import PointReader
 from tests.flows.tiny import tiny
+
+SHARED = {
+    *("train/loss", "train/grad_norm", "train/lr_multiplier", "train/tokens_per_second"),
+    *("progress/tokens", "progress/flops", "progress/seconds"),
+}
+HELD_OUT = {"val/loss", "val/bpb"}
+TRAINING = {
+    "pretrain": HELD_OUT,
+    "midtrain": HELD_OUT,
+    "sft": HELD_OUT,
+    "rl": {"rl/reward", "rl/tokens_per_sample", "rl/held_out_reward"},
+}
 
 
 @pytest.mark.slow
@@ -18,6 +31,10 @@ def test_the_real_pipeline_runs_and_its_second_run_is_cached(
     first = pipeline(tiny())
     report = json.loads((first.report / "report.json").read_text())
     assert report["pretrain"]["val_bpb_last"] < report["pretrain"]["val_bpb_first"]
+    for outcome in first.outcomes:
+        if outcome.stage in TRAINING:
+            names = {point.key for point in PointReader(outcome.folder / "metrics.jsonl").new_points()}
+            assert names == SHARED | TRAINING[outcome.stage], outcome.stage
     monkeypatch.setattr(launch.subprocess, "Popen", None)  # nothing may be started any more
     second = pipeline(tiny())
     assert {outcome.state for outcome in second.outcomes} == {"Cached"}

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from nanochat_core.distributed import World
+from nanochat_core.model.loss import IGNORED
 from nanochat_core.training.bigram import ALPHAS, MAX_VOCAB_SIZE, bigram_bits_per_byte
-from nanochat_core.training.validate import bits_per_byte
+from nanochat_core.training.validate import bits_per_byte, held_out_losses
 from tests.nanochat_core.inference.test_engine import random_model
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -31,6 +32,21 @@ def test_bits_per_byte_count_only_targets_that_have_bytes() -> None:
                 size += int(sizes[target])
     found = bits_per_byte(model, rows, sizes, WORLD, batch_rows=2)
     assert found == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_held_out_loss_counts_every_learned_target_and_bpb_those_with_bytes() -> None:
+    model = random_model()
+    idx = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    targets = torch.tensor([[2, 3, IGNORED], [IGNORED, 6, 7]])
+    sizes = torch.arange(model.vocab_size, dtype=torch.int32)
+    sizes[6] = 0  # a special token
+    logprobs = torch.log_softmax(model(idx).double(), -1)
+    nats = [-float(logprobs[row, column, targets[row, column]]) for row, column in ((0, 0), (0, 1), (1, 1), (1, 2))]
+    found = held_out_losses(model, [(idx[:1], targets[:1]), (idx[1:], targets[1:])], sizes, WORLD, "fp32")
+    assert found["val/loss"] == pytest.approx(sum(nats) / 4, rel=1e-5)
+    assert found["val/bpb"] == pytest.approx((nats[0] + nats[1] + nats[3]) / math.log(2) / (2 + 3 + 7), rel=1e-5)
+    assert "val/bpb" not in held_out_losses(model, [(idx, targets)], torch.zeros_like(sizes), WORLD, "fp32")
 
 
 def test_the_bigram_table_is_that_of_a_dictionary_of_pairs() -> None:
