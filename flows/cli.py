@@ -296,6 +296,21 @@ def evaluate(
 
 @app.command()
 @in_one_line
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="for programs: one JSON object")] = False) -> None:
+    """Check whether this machine is fit; ends with 1 where something is a problem."""
+    from flows import doctor as physician
+
+    findings = physician.examine(paths.base_dir())
+    if as_json:
+        print(json.dumps(physician.as_json(findings), indent=1))
+    else:
+        console.print(physician.table_of(findings))
+    if not physician.is_fit(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+@in_one_line
 def gc(
     delete: Annotated[bool, typer.Option("--delete", help="do it; without this, nothing is touched")] = False,
     keep_runs: Annotated[int, typer.Option(min=0, help="newest runs of each recipe that stay whole")] = 2,

@@ -302,6 +302,21 @@ def become(module: str, arguments: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
+def ask_nvidia(*fields: str) -> list[list[str]]:
+    """Return the values of nvidia-smi's query fields, a row for each GPU of the machine.
+
+    Raises NanochatError, with nvidia-smi's own words, where it is not there, fails, or hangs.
+    """
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NanochatError(f"nvidia-smi does not run: {error}") from None
+    if done.returncode != 0:
+        raise NanochatError(f"nvidia-smi fails: {' '.join((done.stdout + done.stderr).split())[:200]}")
+    return [[value.strip() for value in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+
+
 @functools.cache
 def git_commit() -> str | None:
     """Return the short commit of this project, with "-dirty" for uncommitted changes; None outside of git."""

@@ -18,6 +18,7 @@ from nanochat_core.artifacts import StageFolder
 from nanochat_core.errors import NanochatError
 from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.conftest import FakeStages
+from tests.flows.tiny import tiny
 
 BIG = 2 << 20
 OLD = Rules(keep_runs=1, keep_days=7)
@@ -216,3 +217,27 @@ def test_a_real_run_is_kept_and_named(finished: FakeStages, short_spec: Pipeline
     assert all("mine" in artifact.runs for artifact in found)
     assert json.loads((finished.base / "newest_run.json").read_text())["run_name"] == "mine"
     assert gc.measure(found[0].folder)[0] == found[0].size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_real_weights_that_were_pruned_come_back_bit_for_bit(
+    base: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = with_changes(tiny(), {"midtrain": None, "rl": None})
+    first = {outcome.stage: outcome for outcome in pipeline(spec).outcomes}
+    monkeypatch.setattr(gc, "SMALL_BYTES", 0)
+    monkeypatch.setattr(run_lock, "living", lambda base: {})
+    found = survey(base, Rules(keep_runs=0, keep_days=0))
+    monkeypatch.setattr(gc_usage, "newest_run", lambda base: frozenset())
+    monkeypatch.setattr(gc_usage, "registered", lambda base: ({}, None))
+    assert {artifact.action for artifact in found} == {"keep"}
+    pruned = {artifact.stage for artifact, _ in collect(base, survey(base, Rules(keep_runs=0, keep_days=0)))}
+    assert pruned >= {"download", "pretrain", "sft", "conversations_sft"}
+    again = {outcome.stage: outcome for outcome in pipeline(spec).outcomes}
+    assert {outcome.state for outcome in again.values()} == {"Cached"}
+    changed = {outcome.stage: outcome for outcome in pipeline(with_changes(spec, {"sft.seed": 8})).outcomes}
+    rebuilt = {stage for stage, outcome in changed.items() if not outcome.is_cached}
+    assert rebuilt == {"download", "pretrain", "conversations_sft", "sft", "evaluate_sft"}
+    for stage in ("download", "pretrain", "conversations_sft"):
+        assert changed[stage].digest == first[stage].digest, stage

@@ -1,0 +1,69 @@
+"""`nanochat doctor`: is this machine fit for it? Each check says what it found and, where that is bad, what to do."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+State = Literal["ok", "warning", "problem"]
+STYLES: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. `remedy` says what to do where it is not ok. A problem stops runs, a warning may."""
+
+    check: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+Check = Callable[[Path], Iterator[Finding]]
+
+
+def examine(base: Path) -> list[Finding]:
+    """Return what all checks find, for runs in the folder `base`. Never raises: a check that fails is a problem."""
+    from flows import doctor_machine, doctor_network
+
+    checks: Sequence[Check] = (*doctor_machine.CHECKS, *doctor_network.CHECKS)
+    return [finding for check in checks for finding in findings_of(check, base)]
+
+
+def findings_of(check: Check, base: Path) -> list[Finding]:
+    """Return what a check finds; where it breaks down itself, that is what is found."""
+    found: list[Finding] = []
+    try:
+        for finding in check(base):
+            found.append(finding)
+    except Exception as error:
+        name = check.__name__.replace("_", " ")
+        words = f"the check itself failed: {type(error).__name__}: {error}"
+        found.append(Finding(name, "problem", words, "look at what it names; the other checks are not affected"))
+    return found
+
+
+def is_fit(findings: Sequence[Finding]) -> bool:
+    """Tell whether nothing found is a problem."""
+    return all(finding.state != "problem" for finding in findings)
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {"is_fit": is_fit(findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def table_of(findings: Sequence[Finding]) -> Table:
+    """Return a row for each finding."""
+    table = Table("check", "", "found", "what to do", title="This machine", title_justify="left")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for finding in findings:
+        state = f"[{STYLES[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.check, state, plain(finding.found), plain(finding.remedy))
+    return table
+
+
+def plain(text: str) -> str:
+    """Return text in which rich sees no markup."""
+    return text.replace("[", r"\[")
