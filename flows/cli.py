@@ -344,9 +344,10 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="ask this one thing, print the answer and end")] = None,
 ) -> None:
     """Talk with a trained model in the terminal."""
-    from flows.model_ref import find_model
+    from flows.model_ref import check_weights, find_model
 
     folders = find_model(model, paths.base_dir())
+    check_weights(folders)
     arguments = [str(folders.model), str(folders.tokenizer)]
     launch.become("nanochat_core.inference.chat_cli", [*arguments, *(["--prompt", prompt] if prompt else [])])
 

@@ -38,6 +38,17 @@ def find_model(reference: str | None, base: Path) -> ModelFolders:
     raise SpecError(f"{reference!r} is no model and no artifact folder{did_you_mean(reference, STAGES)}.")
 
 
+def check_weights(folders: ModelFolders) -> None:
+    """Raise ArtifactError where the model's weights were removed: it counts as made, but cannot be loaded."""
+    manifest = artifacts.read_manifest(folders.model)
+    if manifest is not None and manifest.is_pruned:
+        stage = manifest.stage
+        raise ArtifactError(
+            f"The weights in {folders.model} were removed by `nanochat gc`. `nanochat stage {stage} RECIPE "
+            f"--force {stage}`, with the options of then, makes them again."
+        )
+
+
 def _newest_folders(base: Path) -> dict[str, str]:
     if not (base / NEWEST).exists():
         raise ArtifactError(f"There is no model in {base} yet: `nanochat run demo` trains one.")

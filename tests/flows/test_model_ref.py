@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.model_ref import find_model
+from flows.model_ref import check_weights, find_model
 from flows.pipeline import pipeline
+from nanochat_core import artifacts
 from nanochat_core.errors import ArtifactError, SpecError
 from nanochat_core.specs import PipelineSpec
 from tests.flows.conftest import FakeStages
@@ -38,3 +39,17 @@ def test_a_registered_model_is_found_by_alias_and_by_version(finished: FakeStage
     for reference in ("models:/nanochat-demo-sft@newest", "models:/nanochat-demo-sft/1"):
         folders = find_model(reference, finished.base)
         assert (stage_of(folders.model), stage_of(folders.tokenizer)) == ("sft", "tokenizer")
+
+
+def test_a_model_whose_weights_were_pruned_is_named_but_not_loaded(
+    finished: FakeStages, short_spec: PipelineSpec
+) -> None:
+    folders = find_model("sft", finished.base)
+    check_weights(folders)
+    manifest = artifacts.read_manifest(folders.model)
+    assert manifest is not None
+    files = [record.model_copy(update={"pruned": True}) for record in manifest.files]
+    artifacts.write_json(folders.model / "manifest.json", manifest.model_copy(update={"files": files}).model_dump())
+    assert find_model("sft", finished.base) == folders
+    with pytest.raises(ArtifactError, match=r"removed by `nanochat gc`.*--force sft"):
+        check_weights(folders)
