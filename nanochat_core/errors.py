@@ -69,7 +69,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     " (did you mean 'demo'?)"
     >>> did_you_mean("zzz", ["demo", "speedrun"])
     ' (known: demo, speedrun)'
+    >>> did_you_mean("demo", [])
+    ' (there is none yet)'
     """
     known = sorted(known)
+    if not known:
+        return " (there is none yet)"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"

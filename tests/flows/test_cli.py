@@ -36,7 +36,7 @@ def nanochat(*arguments: str) -> Result:
         (["run", "demo", "--data", "path"], "--data-path"),
         (["run", "speedrun"], "can be planned but not run"),
         (["stage", "stf", "demo"], "Unknown stage 'stf' (did you mean 'sft'?)"),
-        (["chat", "models:/nanochat@champion"], "come with the registry"),
+        (["chat", "models:/nanochat@champion"], "No model 'nanochat' is registered in"),
         (["chat", "sfd"], "'sfd' is no model and no artifact folder (did you mean 'sft'?)"),
         (["chat"], "`nanochat run demo` trains one"),
     ],

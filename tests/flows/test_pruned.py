@@ -55,6 +55,7 @@ def test_what_a_pruned_input_needs_itself_is_made_again_before_it(
     assert finished.ran() == ["download", "tokenizer", "pretrain", "evaluate_base"]
 
 
+@pytest.mark.slow
 def test_a_pruned_stage_that_is_rebuilt_differently_redoes_what_depends_on_it(
     finished: FakeStages, short_spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_pruned_stage_that_is_rebuilt_differently_redoes_what_depends_on_it(
     assert finished.ran() == ["evaluate_base", "sft", "evaluate_sft"]
 
 
+@pytest.mark.slow
 def test_a_forced_stage_needs_its_inputs(finished: FakeStages, short_spec: PipelineSpec) -> None:
     prune(pipeline(short_spec), "pretrain")
     pipeline(with_changes(short_spec, {"force": ["sft"]}))
