@@ -191,5 +191,5 @@ def publish(spec: SweepSpec, name: str, results: Sequence[MemberResult], fits: S
     text = [line for line in pages[0].read_text().splitlines() if not line.startswith("![")]  # the UI has no pictures
     create_markdown_artifact("\n".join([*text, "", f"With plots: `{pages[2]}`"]), key="sweep-report", description=name)
     tracker.log_files([*pages, *(folder / "plots" / f"{plot.name}.svg" for plot in plots)])
-    tracker.log_headline("sweep", fits.metrics())
+    tracker.log_headline({f"sweep/{name}": value for name, value in fits.metrics().items()})
     return folder

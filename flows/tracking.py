@@ -20,7 +20,7 @@ from typing import Any
 from flows import tracking_record
 from flows.progress import say
 from flows.stage import StageOutcome
-from flows.tracking_params import flat, parent_params
+from flows.tracking_params import compared_metrics, flat, parent_params
 from flows.tracking_points import numbers
 from flows.tracking_reconcile import adopt, alone, reconcile
 from flows.tracking_record import Headline, RunRecord, Status, end
@@ -81,10 +81,9 @@ class Tracker:
         """Attach small files to the parent run."""
         self.change(self._record, lambda record: record.files.extend(files))
 
-    def log_headline(self, stage: str, metrics: Mapping[str, Any]) -> None:
-        """Show a stage's headline numbers in the parent run, as `<stage>/<metric>`."""
-        named = headline({f"{stage}/{name}": metrics[name] for name in metrics})
-        self.change(self._record, lambda record: record.headlines.append(named))
+    def log_headline(self, metrics: Mapping[str, Any]) -> None:
+        """Show numbers of a stage in the parent run."""
+        self.change(self._record, lambda record: record.headlines.append(headline(metrics)))
 
     def finish(self, status: Status) -> None:
         """Close the runs; wait until all is written, or MLflow is in trouble, or FINISH_SECONDS are over."""
@@ -159,7 +158,7 @@ class StageTrack:
             self._record = self._find(self._own_key)
             self._record.tags = self._all_tags({"cached": "true", "made_by": outcome.git_commit or "unknown"})
             self._record.params = self._params
-        self._tracker.log_headline(self._stage, outcome.metrics | {"seconds": outcome.seconds})
+        self._tracker.log_headline(compared_metrics(self._stage, outcome.metrics, outcome.seconds))
         self._tracker.change(self._record, lambda record: self._finish(record, outcome))
 
     def fail(self) -> None:

@@ -33,6 +33,15 @@ ALWAYS = (  # fields that every parent run shows, whether they are the recipe's 
     "rl.steps",
     "rl.optimizer.lr_scale",
 )
+COMPARED = (  # of a stage's headline metrics, what the parent run shows: its page lists them by the alphabet
+    "val_bpb_last",
+    "val_loss_last",
+    "tokens_per_second",
+    "core",
+    "bpb_validation",
+    "chatcore",
+    "reward_after",
+)
 DERIVED = {
     "training tokens": "derived.tokens",
     "training FLOPs": "derived.flops",
@@ -78,3 +87,13 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             params[f"{prefix}{name}"] = str(value)[:LONGEST]
     return params
+
+
+def compared_metrics(stage: str, metrics: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return what the parent run shows of a stage: the scores that runs are compared by, and what they took.
+
+    >>> compared_metrics("pretrain", {"val_bpb_last": 1.7, "steps": 500, "accuracy/Facts": 0.2}, 9.5)
+    {'pretrain/val_bpb_last': 1.7, 'pretrain/accuracy/Facts': 0.2, 'seconds/pretrain': 9.5}
+    """
+    names = [name for name in metrics if name in COMPARED or name.startswith("accuracy/")]
+    return {f"{stage}/{name}": metrics[name] for name in names} | {f"seconds/{stage}": seconds}
