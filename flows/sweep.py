@@ -21,6 +21,7 @@ from flows.live_view import LiveView
 from flows.pipeline_run import PipelineRun, run_name
 from flows.pretrain import PRETRAIN
 from flows.progress import say
+from flows.run_artifacts import with_pictures
 from flows.stage import StageOutcome
 from flows.sweep_fits import MemberResult, SweepFits, fit_sweep
 from flows.sweep_report import write_sweep_report
@@ -188,8 +189,8 @@ def publish(spec: SweepSpec, name: str, results: Sequence[MemberResult], fits: S
     """Write the report, show it in Prefect's UI and in MLflow; return its folder."""
     folder, plots = write_sweep_report(paths.base_dir(), name, spec, results, fits)
     pages = [folder / page for page in ("report.md", "report.json", "report.html")]
-    text = [line for line in pages[0].read_text().splitlines() if not line.startswith("![")]  # the UI has no pictures
-    create_markdown_artifact("\n".join([*text, "", f"With plots: `{pages[2]}`"]), key="sweep-report", description=name)
+    page = with_pictures(pages[0].read_text(encoding="utf-8"), folder)
+    create_markdown_artifact(page, key="sweep-report", description=name)
     tracker.log_files([*pages, *(folder / "plots" / f"{plot.name}.svg" for plot in plots)])
     tracker.log_headline({f"sweep/{name}": value for name, value in fits.metrics().items()})
     return folder
