@@ -62,9 +62,7 @@ def by_hand(folder: Path) -> float:
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     shutil.copy(folder / "spec.json", copy)
-    process = StageProcess(
-        "pretrain", "nanochat_core.stages.pretrain", copy, LaunchSpec(), uses_torchrun=True
-    )
+    process = StageProcess("pretrain", "nanochat_core.stages.pretrain", copy, LaunchSpec(), uses_torchrun=True)
     return timed(process.command, process.environment, copy)
 
 
