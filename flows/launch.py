@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from nanochat_core.specs import LaunchSpec
 
 Guard: TypeAlias = "subprocess.Popen[bytes]"
 PROJECT = Path(__file__).parent.parent
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.5
 RANK_LOGS = "ranks"  # below the stage's folder
 SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "CREDENTIALS", "KEY", "AUTH"}
 HUB_TOKENS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
@@ -279,15 +280,16 @@ def deploy_all(folder: Path, *, environment: dict[str, str]) -> None:
 
 
 def looks(guard: "subprocess.Popen[bytes]") -> Iterator[bool]:
-    """Yield False every POLL_SECONDS while the guard runs, and once True after its end."""
-    while True:
-        try:
-            guard.wait(POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            yield False
+    """Yield False every POLL_SECONDS while the guard runs, and True once, as soon as it has ended."""
+    assert guard.stdin is not None
+    end = select.poll()
+    end.register(guard.stdin, 0)  # an error, which is reported in any case: nobody holds the other end of the pipe
+    while guard.poll() is None:
+        if end.poll(1000 * POLL_SECONDS):
+            guard.wait()
         else:
-            yield True
-            return
+            yield False
+    yield True
 
 
 def send(guard: "subprocess.Popen[bytes]", word: bytes) -> None:
