@@ -4,7 +4,7 @@
 
 The demo's pretraining runs through `nanochat stage` and reports to a real server on loopback, which in turns is up, and
 killed (kill -9) or frozen (it takes requests and answers none). The speed is that of the stretches between the changes,
-without the seconds in which a server starts, for that takes a core. With --full the outages add up to five minutes.
+without the seconds in which a server starts, for that takes a core. With --full there is one outage, of five minutes.
 Prints a table, and as its last line one JSON object.
 """
 
@@ -97,17 +97,16 @@ def train_lines(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "train/loss" in line]
 
 
-def measure(server: LiveMlflow, flow: psutil.Process, *, pairs: int, seconds: float) -> list[Stretch]:
-    """Take the server away and back `pairs` times; return what to measure."""
+def measure(server: LiveMlflow, flow: psutil.Process, *, outages: list[tuple[str, float]], up: float) -> list[Stretch]:
+    """Take the server away and back, each time for so many seconds; return what to measure."""
     stretches = []
-    for number in range(pairs):
-        stretches.append(stretch("up", flow, seconds))
-        kind = ("killed", "frozen")[number % 2]
+    for kind, seconds in outages:
+        stretches.append(stretch("up", flow, up))
         server.kill() if kind == "killed" else server.freeze()
         stretches.append(stretch(kind, flow, seconds))
         server.kill()
         server.start()
-    stretches.append(stretch("up", flow, seconds))
+    stretches.append(stretch("up", flow, up))
     return stretches
 
 
@@ -176,15 +175,16 @@ def show(stretches: list[Stretch], rates: list[float], points: dict[str, int]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="outages of five minutes together")
+    parser.add_argument("--full", action="store_true", help="one outage of five minutes")
     arguments = parser.parse_args()
-    pairs, seconds = (6, 50.0) if arguments.full else (4, 18.0)
+    outages = [("killed", 300.0)] if arguments.full else [("killed", 18.0), ("frozen", 18.0)] * 2
+    up = 60.0 if arguments.full else 18.0
     with tempfile.TemporaryDirectory(prefix="nanochat-outage-") as folder:
         base = Path(folder) / "base"
         base.mkdir()
         with LiveMlflow(Path(folder) / "mlflow") as server:
             with running_stage(base, server.url) as (flow, path):
-                stretches = measure(server, psutil.Process(flow.pid), pairs=pairs, seconds=seconds)
+                stretches = measure(server, psutil.Process(flow.pid), outages=outages, up=up)
             rates = speeds(path, stretches)
             points = compare_points(path, server.store)
     show(stretches, rates, points)
