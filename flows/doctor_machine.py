@@ -33,11 +33,10 @@ def versions(base: Path) -> Iterator[Finding]:
     python = platform.python_version()
     is_new = sys.version_info >= MIN_PYTHON
     yield Finding("python", "ok" if is_new else "problem", python, "" if is_new else "install Python 3.11 or newer")
-    found = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
     if wrong := broken_pins():
         yield Finding("packages", "problem", "; ".join(wrong), "pip install -c constraints.txt -e .")
     else:
-        yield Finding("packages", "ok", found)
+        yield Finding("packages", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN))
 
 
 def broken_pins() -> list[str]:
@@ -150,6 +149,9 @@ def shared_memory(base: Path) -> Iterator[Finding]:
 def file_locks(base: Path) -> Iterator[Finding]:
     """Can files be written there, and does a lock on one keep others out? (Not on every network file system.)"""
     place = nearest(base)
+    if base.exists() and not base.is_dir():
+        yield Finding("file locks", "problem", f"{base} is a file", "set NANOCHAT_BASE_DIR to a folder")
+        return
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".nanochat-doctor-") as folder:
             excludes = lock_excludes(Path(folder) / "lock")

@@ -55,7 +55,8 @@ def ports(base: Path) -> Iterator[Finding]:
     for name, port, option in PORTS:
         if node is not None:
             address = node.prefect if name == "prefect" else node.mlflow
-            yield Finding(f"port of {name}", "ok", f"{public_address(address.url)}, of `nanochat up`")
+            whose = "of `nanochat up`" if address.is_ours else "named by the environment of `nanochat up`"
+            yield Finding(f"port of {name}", "ok", f"{public_address(address.url)}, {whose}")
         elif remote[name]:
             yield Finding(f"port of {name}", "ok", "not needed: the environment names a server")
         elif is_free(port):

@@ -152,6 +152,12 @@ def test_a_folder_that_cannot_be_written_or_locked_is_a_problem(monkeypatch: pyt
     assert "cannot be written" in only(doctor_machine.file_locks(base)).found
 
 
+def test_a_base_folder_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "base").touch()
+    finding = only(doctor_machine.file_locks(tmp_path / "base"))
+    assert (finding.state, finding.found) == ("problem", f"{tmp_path / 'base'} is a file")
+
+
 def test_a_port_that_somebody_else_has_is_named_with_the_way_around(
     monkeypatch: pytest.MonkeyPatch, base: Path
 ) -> None:
