@@ -36,6 +36,7 @@ COLUMNS = {  # of the table: metric -> heading
     "rl/reward": "reward",
     "train/tokens_per_second": "tokens/s",
 }
+VALIDATIONS = {"val/loss", "val/bpb"}
 
 
 class LiveView:
@@ -152,13 +153,24 @@ def shown(value: float | None) -> str:
 
 
 def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return at most 2 * TABLE_ROWS lines that have something for the table, evenly spread, the last one included.
+    """Return at most 2 * TABLE_ROWS lines that have something for the table, one a step, the last one included.
+
+    Lines with a validation stay longest: there are few of them, and they are what is looked for.
 
     >>> [line["step"] for line in thinned([{"step": step, "train/loss": 1.0} for step in range(41)])][:4]
     [0, 2, 4, 6]
+    >>> thinned([{"step": 5, "train/loss": 1.0}, {"step": 5, "val/bpb": 0.9}])
+    [{'step': 5, 'train/loss': 1.0, 'val/bpb': 0.9}]
     """
-    lines = [line for line in lines if COLUMNS.keys() & line.keys() - {"step", "tokens"}]
-    return lines if len(lines) <= 2 * TABLE_ROWS else [*lines[:-1:2], lines[-1]]
+    steps: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        if COLUMNS.keys() & line.keys() - {"step", "tokens"}:
+            steps[line["step"]] = steps.get(line["step"], {}) | line
+    found = list(steps.values())
+    for kept in (VALIDATIONS, set[str]()):
+        if len(found) > 2 * TABLE_ROWS:
+            found = [line for i, line in enumerate(found[:-1]) if i % 2 == 0 or kept & line.keys()] + found[-1:]
+    return found
 
 
 def key(*words: str) -> str:
