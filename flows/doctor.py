@@ -1,33 +1,20 @@
 """`nanochat doctor`: is this machine fit for it? Each check says what it found and, where that is bad, what to do."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
-State = Literal["ok", "warning", "problem"]
+from flows import doctor_machine, doctor_network
+from flows.doctor_finding import Check, Finding, State
+
 STYLES: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found. `remedy` says what to do where it is not ok. A problem stops runs, a warning may."""
-
-    check: str
-    state: State
-    found: str
-    remedy: str = ""
-
-
-Check = Callable[[Path], Iterator[Finding]]
 
 
 def examine(base: Path) -> list[Finding]:
     """Return what all checks find, for runs in the folder `base`. Never raises: a check that fails is a problem."""
-    from flows import doctor_machine, doctor_network
-
     checks: Sequence[Check] = (*doctor_machine.CHECKS, *doctor_network.CHECKS)
     return [finding for check in checks for finding in findings_of(check, base)]
 

@@ -14,7 +14,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from flows import launch
-from flows.doctor import Check, Finding
+from flows.doctor_finding import Check, Finding
 from nanochat_core import hardware
 from nanochat_core.errors import NanochatError
 

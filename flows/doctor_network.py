@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from flows.doctor import Check, Finding, State
+from flows.doctor_finding import Check, Finding, State
 from flows.node import addresses
 from flows.tracking_store import public_address
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from flows import doctor, doctor_machine, doctor_network, launch
 from flows.cli import app
-from flows.doctor import Finding
+from flows.doctor_finding import Finding
 from flows.doctor_machine import GIB
 from nanochat_core import hardware
 from nanochat_core.errors import NanochatError
