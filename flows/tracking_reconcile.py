@@ -5,12 +5,13 @@ import fcntl
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from flows import run_lock, tracking_record
 from flows.tracking_record import end
-from flows.tracking_store import Store
+from flows.tracking_store import KEY_TAG, Store, reason
 from flows.tracking_writer import Writer, settle
 from nanochat_core import paths
 
@@ -24,17 +25,23 @@ def reconcile(base: Path, uri: str | None = None) -> list[str]:
     to those. Returns a line for each thing that was done, or could not be. Raises nothing; ends after about
     RECONCILE_SECONDS for each store.
     """
+    with alone(base) as is_alone:
+        if not is_alone:
+            return ["MLflow is being brought up to date by another process"]
+        current = Store(base, uri)
+        others = {record.store for record in tracking_record.orphans(base)} - {current.address}
+        lines = attempt(lambda: close_forgotten(base, current))
+        for store in (current, *(Store(base, address) for address in sorted(others))):
+            lines += attempt(partial(write_pending, base, store))
+        return lines
+
+
+def attempt(work: Callable[[], list[str]]) -> list[str]:
+    """Return what `work` returns, or a line that says why it could not: MLflow is a mirror, and the node comes up."""
     try:
-        with alone(base) as is_alone:
-            if not is_alone:
-                return ["MLflow is being brought up to date by another process"]
-            current = Store(base, uri)
-            others = {record.store for record in tracking_record.orphans(base)} - {current.address}
-            stores = [current, *(Store(base, address) for address in sorted(others))]
-            lines = [line for store in stores for line in write_pending(base, store)]
-            return lines + close_forgotten(base, current)
-    except Exception as error:  # MLflow is a mirror: whatever is wrong with it, the node comes up
-        return [f"MLflow was not brought up to date: {type(error).__name__}: {error}"]
+        return work()
+    except Exception as error:
+        return [f"MLflow was not brought up to date: {reason(error)}"]
 
 
 def adopt(writer: Writer, owner: str) -> list[str]:
@@ -71,13 +78,14 @@ def write_pending(base: Path, store: Store) -> list[str]:
 
 
 def close_forgotten(base: Path, store: Store) -> list[str]:
-    """End as KILLED what MLflow shows as running here although nothing is known of it any more."""
+    """End as KILLED what MLflow shows as running here although no living process and no record tells of it."""
     lines = []
+    known = {path.stem for path in tracking_record.pending_dir(base).glob("*.json")}
     for run in store.client.search_runs([store.experiment_id], "attributes.status = 'RUNNING'"):
         tags = run.data.tags
         is_here = tags.get("hostname") == socket.gethostname() and tags.get("base_dir") == str(base)
         owner = tags.get("prefect_flow_run_id", "")
-        if is_here and not (owner and run_lock.look(base, owner).life == "alive"):
+        if is_here and tags.get(KEY_TAG) not in known and not (owner and run_lock.look(base, owner).life == "alive"):
             store.client.set_terminated(run.info.run_id, "KILLED")
             lines.append(f"MLflow: {run.info.run_name}: KILLED, its process is gone")
     return lines

@@ -17,7 +17,11 @@ EXPERIMENT = "nanochat"
 KEY_TAG = "nanochat.key"
 PARENT_TAG = "mlflow.parentRunId"
 PARAMS_IN_ONE_REQUEST = 100
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # the writer tries again
+SETTINGS = {  # for what the user has not set
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the writer tries again
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines at the end of each run, in the middle of our bars
+}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
@@ -46,7 +50,7 @@ class Store:
         return self._experiment_id
 
     def _new_client(self) -> Any:
-        for name, value in IMPATIENT.items():
+        for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         import mlflow
 

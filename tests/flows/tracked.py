@@ -85,3 +85,15 @@ def wait_until(is_so: Any, seconds: float = 30.0) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)
+
+
+def shelve(base: Path) -> dict[Path, bytes]:
+    """Return the files that say what MLflow is still to be told."""
+    folder = base / "mlflow_pending"
+    return {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def restore(base: Path, kept: dict[Path, bytes]) -> None:
+    """Put back what `shelve` returned."""
+    for path, content in kept.items():
+        path.write_bytes(content)
