@@ -97,6 +97,11 @@ class PrefectPage:
         tabs.evaluate("element => element.scrollIntoView({block: 'start'})")
         return panel
 
+    def show_newest_logs(self, text: str) -> None:
+        """Open the tab Logs, wait until it has `text`, and bring its end into view."""
+        panel = self.show("Logs", text)
+        panel.evaluate("element => element.scrollIntoView({block: 'end'})")
+
     def show_graph(self) -> None:
         """Bring the top of a run's page into view, with the graph of its tasks."""
         self.page.get_by_role("tablist").get_by_text("Logs", exact=True).click()
