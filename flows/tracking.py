@@ -44,6 +44,7 @@ class Tracker:
 
     def __init__(self, base: Path, run_name: str, *, spec: PipelineSpec, tags: dict[str, str]) -> None:
         self.base = base
+        self.model_name = f"{spec.recipe}-d{spec.pretrain.model.depth}"
         self.owner = tags.get("prefect_flow_run_id") or str(uuid.uuid4())
         self.shared_tags = tags | {
             "depth": str(spec.pretrain.model.depth),
@@ -181,7 +182,8 @@ class StageTrack:
         if run is not None:
             return run.record
         kept = tracking_record.load(self._tracker.base, key)
-        record = kept or self._tracker.new_record(key, self._stage, parent=self._tracker.owner)
+        name = f"{self._stage} {self._tracker.model_name}"  # a chart's legend shows nothing else
+        record = kept or self._tracker.new_record(key, name, parent=self._tracker.owner)
         record.folder = self._folder
         return record
 
