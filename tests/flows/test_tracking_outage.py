@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows import tracking_record, tracking_writer
+from flows.registry import find_registered
 from nanochat_core.metrics import MetricsWriter
 from tests.flows import tracked
 from tests.flows.live_mlflow import LiveMlflow
@@ -64,6 +65,7 @@ def test_a_server_that_is_killed_and_frozen_misses_nothing_and_gets_nothing_twic
         last = training.end()
         track.finish(tracked.finish(folder, val_bpb_last=1.5))
         tracker.finish("FINISHED")
+        assert find_registered("models:/nanochat-demo-pretrain@newest", base) == folder  # by way of the server
     client, (parent, child) = tracked.runs(server.store, "live")
     wanted = list(range(1, last + 1))
     for key in KEYS:
