@@ -28,6 +28,19 @@ class MlflowPage:
         self.page.get_by_role("button", name="Close", exact=True).first.click()
         expect(assistant).to_be_hidden()
 
+    def choose_columns(self, *names: str, instead_of: tuple[str, ...]) -> None:
+        """Show these columns in the table of runs, each as wide as it needs to be."""
+        self.page.get_by_role("button", name="Columns", exact=True).click()
+        choice = self.page.get_by_role("dialog")
+        for name in (*instead_of, *names):
+            choice.get_by_placeholder("Search columns").fill(name)
+            choice.locator("strong").get_by_text(name, exact=True).click()
+        self.page.keyboard.press("Escape")
+        expect(choice).to_be_hidden()
+        for name in ("Run Name", *names):
+            header = self.page.locator(".ag-header-cell").filter(has_text=name)
+            header.locator(".ag-header-cell-resize").dblclick()  # as wide as what is in it
+
     def row(self, name: str) -> Locator:
         """Return the row of the newest run whose name begins with `name`."""
         return self.page.get_by_role("row").filter(has=self.page.get_by_role("link", name=re.compile(f"^{name}"))).first
@@ -42,6 +55,7 @@ class MlflowPage:
         expect(self.page.get_by_role("heading", name="Comparing 2 Runs from 1 Experiment")).to_be_visible()
         for part in ("Parameters", "Metrics"):
             self.page.get_by_role("switch", name=f"{part} - Show diff only").click()
+        self.page.get_by_role("button", name="Artifacts", exact=True).click()  # to fold them in
 
     def parameters(self) -> dict[str, list[str]]:
         """Return {parameter: its value in each run, from left to right}, after bringing the table into view."""

@@ -97,9 +97,9 @@ class PrefectPage:
         tabs.evaluate("element => element.scrollIntoView({block: 'start'})")
         return panel
 
-    def show_newest_logs(self, text: str) -> None:
+    def show_newest_logs(self, text: str, *, seconds: float) -> None:
         """Open the tab Logs, wait until it has `text`, and bring its end into view."""
-        panel = self.show("Logs", text)
+        panel = self.show("Logs", text, seconds=seconds)
         panel.evaluate("element => element.scrollIntoView({block: 'end'})")
 
     def show_graph(self) -> None:
@@ -119,3 +119,9 @@ class PrefectPage:
         panel = self.show("Task Runs", "download")
         names, states = panel.get_by_role("link").all_inner_texts(), panel.locator(STATE).all_inner_texts()
         return list(zip(names, states, strict=True))
+
+    def show_picture(self) -> int:
+        """Bring the first picture of a page of text into view and return its width in pixels; 0: it is broken."""
+        picture = self.page.locator("article img").first
+        picture.evaluate("element => element.scrollIntoView({block: 'end'})")
+        return int(picture.evaluate("element => element.decode().then(() => element.naturalWidth, () => 0)"))
