@@ -4,7 +4,9 @@
 
 The demo's pretraining runs through `nanochat stage` and reports to a real server on loopback, which in turns is up, and
 killed (kill -9) or frozen (it takes requests and answers none). The speed is that of the stretches between the changes,
-without the seconds in which a server starts, for that takes a core. With --full there is one outage, of five minutes.
+without the seconds in which a server starts, for that takes a core. With --full an outage of five minutes comes last;
+the speed is still judged by the short ones, whose neighbours are near in time. Where the stretches with the server up
+differ among themselves, the machine had other work, and no speed is a result: that bar fails as well.
 Prints a table, and as its last line one JSON object.
 """
 
@@ -44,8 +46,11 @@ CHANGES = {  # the demo's pretraining, with nothing beside its steps, for as lon
     "pretrain.runtime.log_every": 4,
     "launch.retries": 0,
 }
+UP_SECONDS = 18.0
 SETTLE_SECONDS = 3.0  # after each change
 SPEED_BAR = 0.98
+QUIET_BAR = 1.1  # fastest over slowest stretch with the server up
+LONG_SECONDS = 300.0
 START_SECONDS = 300.0
 
 
@@ -97,16 +102,16 @@ def train_lines(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "train/loss" in line]
 
 
-def measure(server: LiveMlflow, flow: psutil.Process, *, outages: list[tuple[str, float]], up: float) -> list[Stretch]:
+def measure(server: LiveMlflow, flow: psutil.Process, *, outages: list[tuple[str, float]]) -> list[Stretch]:
     """Take the server away and back, each time for so many seconds; return what to measure."""
     stretches = []
     for kind, seconds in outages:
-        stretches.append(stretch("up", flow, up))
+        stretches.append(stretch("up", flow, UP_SECONDS))
         server.kill() if kind == "killed" else server.freeze()
         stretches.append(stretch(kind, flow, seconds))
         server.kill()
         server.start()
-    stretches.append(stretch("up", flow, up))
+    stretches.append(stretch("up", flow, UP_SECONDS))
     return stretches
 
 
@@ -132,11 +137,11 @@ def speeds(path: Path, stretches: list[Stretch]) -> list[float]:
 
 
 def ratios(stretches: list[Stretch], rates: list[float]) -> list[float]:
-    """Return, for each outage, its speed over the mean speed of the stretches before and after it."""
+    """Return, for each short outage, its speed over the mean speed of the stretches before and after it."""
     return [
         rates[number] / statistics.mean((rates[number - 1], rates[number + 1]))
         for number, part in enumerate(stretches)
-        if part.server != "up"
+        if part.server != "up" and part.end - part.start < LONG_SECONDS / 2
     ]
 
 
@@ -175,20 +180,22 @@ def show(stretches: list[Stretch], rates: list[float], points: dict[str, int]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="one outage of five minutes")
+    parser.add_argument("--full", action="store_true", help="and an outage of five minutes")
     arguments = parser.parse_args()
-    outages = [("killed", 300.0)] if arguments.full else [("killed", 18.0), ("frozen", 18.0)] * 2
-    up = 60.0 if arguments.full else 18.0
+    outages = [("killed", UP_SECONDS), ("frozen", UP_SECONDS)] * 2
+    outages += [("killed", LONG_SECONDS)] if arguments.full else []
     with tempfile.TemporaryDirectory(prefix="nanochat-outage-") as folder:
         base = Path(folder) / "base"
         base.mkdir()
         with LiveMlflow(Path(folder) / "mlflow") as server:
             with running_stage(base, server.url) as (flow, path):
-                stretches = measure(server, psutil.Process(flow.pid), outages=outages, up=up)
+                stretches = measure(server, psutil.Process(flow.pid), outages=outages)
             rates = speeds(path, stretches)
             points = compare_points(path, server.store)
     show(stretches, rates, points)
     ratio = statistics.median(ratios(stretches, rates))
+    quiet = [rate for part, rate in zip(stretches, rates, strict=True) if part.server == "up"]
+    spread = max(quiet) / min(quiet)
     lost = points["missing"] + points["double"] + points["unequal"]
     outage = sum(part.end - part.start + SETTLE_SECONDS for part in stretches if part.server != "up")
     results = {
@@ -199,6 +206,11 @@ def main() -> None:
     }
     bars = {
         "speed in an outage over speed without": {"value": round(ratio, 4), "bar": SPEED_BAR, "ok": ratio >= SPEED_BAR},
+        "fastest over slowest speed without an outage (other work on the machine)": {
+            "value": round(spread, 3),
+            "bar": QUIET_BAR,
+            "ok": spread <= QUIET_BAR,
+        },
         "points missing, double or unequal afterwards": {"value": lost, "bar": 0, "ok": lost == 0},
         "runs of the stage": {
             "value": points["runs of the stage"],
