@@ -58,7 +58,7 @@ def test_an_open_run_of_which_no_file_tells_is_closed_if_it_is_of_this_folder(ba
     lines = reconcile(base)
     assert sorted(lines) == [
         "MLflow: forgotten: KILLED, its process is gone",
-        "MLflow: pretrain: KILLED, its process is gone",
+        "MLflow: pretrain demo-d4: KILLED, its process is gone",
     ]
 
 
