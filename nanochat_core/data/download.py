@@ -6,25 +6,17 @@ that come first in an order that the seed decides.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.artifacts import StageFolder, run_stage, write_json
-from nanochat_core.data import local_corpus
 from nanochat_core.data.hub import HubDataset, HubFile
-from nanochat_core.data.shards import INDEX_NAME, check_parquet, count_text, write_shard
-from nanochat_core.data.text_files import find_text_files, read_texts
+from nanochat_core.data.own_text import local_texts, path_texts, write_text_shards
+from nanochat_core.data.shards import INDEX_NAME, SHARDS, check_parquet, count_text
 from nanochat_core.errors import DataError
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import DownloadSpec, parse_params
-
-SHARD_CHARACTERS = 50_000_000  # of the shards written here
-VALIDATION_SHARE = 0.05  # of the documents, but no more than
-MAX_VALIDATION_DOCUMENTS = 20_000
-SHARDS = "shards"
 
 
 def work(folder: StageFolder) -> None:
@@ -35,7 +27,7 @@ def work(folder: StageFolder) -> None:
         if spec.source == "hub":
             train, validation = fetch_shards(spec, folder.path, metrics)
         else:
-            texts = _path_texts(spec, metrics) if spec.source == "path" else _local_texts(spec, metrics)
+            texts = path_texts(spec, metrics) if spec.source == "path" else local_texts(spec, metrics)
             train, validation = write_text_shards(folder.path, texts, spec.seed)
     index = _index(spec, folder.path, train, validation)
     write_json(folder.path / INDEX_NAME, index)
@@ -88,61 +80,6 @@ def _fetch_all(dataset: HubDataset, targets: dict[HubFile, Path], num_workers: i
                 metrics.write(done, total_steps=len(jobs), progress="shards downloaded")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def write_text_shards(folder: Path, texts: Iterable[str], seed: int) -> tuple[list[str], str]:
-    """Write documents as shards, in an order that only the seed and the texts decide; return the shards' names.
-
-    All documents are held in memory. Equal documents are kept once, so none is in both training and validation. Raises
-    DataError where there are fewer than two.
-    """
-    ordered = _in_seeded_order(texts, seed)
-    if len(ordered) < 2:
-        raise DataError(
-            f"The data holds {len(ordered)} different documents, expected at least 2 (one is for validation): add text."
-        )
-    held_out = min(max(1, int(len(ordered) * VALIDATION_SHARE)), MAX_VALIDATION_DOCUMENTS)
-    names: list[str] = []
-    for texts_of_shard in [*_shards_of(ordered[held_out:]), ordered[:held_out]]:
-        names.append(f"{SHARDS}/shard_{len(names):05d}.parquet")
-        write_shard(folder / names[-1], texts_of_shard)
-    return names[:-1], names[-1]
-
-
-def _in_seeded_order(texts: Iterable[str], seed: int) -> list[str]:
-    """Return the different texts, sorted by a hash of seed and text: a shuffle that does not depend on their order."""
-    keyed = {hashlib.blake2b(f"{seed}/{text}".encode(), digest_size=16).digest(): text for text in texts}
-    return [keyed[key] for key in sorted(keyed)]
-
-
-def _shards_of(texts: list[str]) -> Iterator[list[str]]:
-    shard: list[str] = []
-    characters = 0
-    for text in texts:
-        shard.append(text)
-        characters += len(text)
-        if characters >= SHARD_CHARACTERS:
-            yield shard
-            shard, characters = [], 0
-    if shard:
-        yield shard
-
-
-def _path_texts(spec: DownloadSpec, metrics: MetricsWriter) -> Iterator[str]:
-    if not spec.path:
-        raise DataError("The source 'path' needs a folder: set download.path.")
-    files = find_text_files(Path(spec.path).expanduser())
-    for done, path in enumerate(files, start=1):
-        yield from read_texts(path)
-        metrics.write(done, total_steps=len(files), progress="files read")
-
-
-def _local_texts(spec: DownloadSpec, metrics: MetricsWriter) -> list[str]:
-    texts: list[str] = []
-    for corpus in local_corpus.collect(spec.local_characters, spec.seed):
-        metrics.write(corpus.characters, total_steps=spec.local_characters, progress="characters collected")
-        texts = corpus.documents
-    return texts
 
 
 def _index(spec: DownloadSpec, folder: Path, train: list[str], validation: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nanochat_core.errors import DataError
 
 TEXT_COLUMN = "text"
 INDEX_NAME = "index.json"
+SHARDS = "shards"  # the folder beside it
 ROWS_PER_GROUP = 256  # of the shards written here: small enough that several ranks find work in a small corpus
 
 
