@@ -5,7 +5,6 @@ In: params TokenizerSpec, input `text`. Out: tokenizer.json, and in result.json 
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -55,7 +54,7 @@ def work(folder: StageFolder) -> None:
         counter = TextCounter(spec, metrics, min(spec.max_characters, available))
         tokenizer = Tokenizer.train(counter.limited(documents(shards.train)), spec.vocab_size)
     _check_against_file(tokenizer, list(itertools.islice(documents([shards.validation]), CHECKED_DOCUMENTS)))
-    held_out = measure(tokenizer, _first_characters(shards), num_threads=os.cpu_count() or 1)
+    held_out = measure(tokenizer, _first_characters(shards))
     tokenizer.save(folder.path)
     folder.write_result(_metrics(tokenizer, counter, held_out), [FILE_NAME], _details(tokenizer))
 

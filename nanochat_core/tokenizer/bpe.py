@@ -1,39 +1,36 @@
-"""Byte-level BPE: trained with `tokenizers`, kept as `tokenizer.json`, encoded with `tiktoken`. Torch-free.
+"""Byte-level BPE: learned with `rustbpe`, kept as `tokenizer.json`, encoded with `tiktoken` and `splintr`. Torch-free.
 
-Text is cut into pieces by `SPLIT_PATTERN` (the GPT-4 rule, with digits in groups of one or two), and within a piece the
-adjacent pair with the lowest rank is merged until none is left. A token's rank is its id: 0..255 are the single bytes,
-then the merges in the order they were learned; the special tokens take the last ids.
+Text is cut into pieces (`split_rule.py`), and within a piece the adjacent pair with the lowest rank is merged until
+none is left. A token's rank is its id: 0..255 are the single bytes, then the merges in the order they were learned;
+the special tokens take the last ids.
 
-`tokenizer.json` is made from the ranks alone, so that equal ranks give equal bytes. It also loads in `tokenizers` and
-in transformers' `PreTrainedTokenizerFast`.
+Single texts go through tiktoken, many at once through splintr, which is several times faster and gives the same ids
+(docs/decisions/0010; the tests compare them on any unicode, and each tokenised shard is sampled).
 """
 
+import base64
 import hashlib
-import itertools
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import splintr
 import tiktoken
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
 from nanochat_core import artifacts
 from nanochat_core.chat_format import SPECIAL_TOKENS
 from nanochat_core.errors import ArtifactError, DataError
+from nanochat_core.tokenizer.json_form import check_ids, json_of, parse
+from nanochat_core.tokenizer.split_rule import SPLIT_PATTERN, UNPOSSESSIVE_PATTERN
+from nanochat_core.tokenizer.trainer import learn_tokens
 
 FILE_NAME = "tokenizer.json"
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-BYTES = 256
-MIN_PAIR_COUNT = 2  # a pair seen once is no regularity of the text: learning it would only name that one place
-LONGEST_BLANK_RUN = 100_000  # characters: tiktoken's regex engine panics on a million blanks, so longer runs are cut
-TEXTS_PER_BATCH = 256  # handed to the trainer's threads at a time
+LONGEST_FOR_TIKTOKEN = 100_000  # characters: its regex engine panics on a million blanks
+STRAY_BYTE = re.compile("([\udc80-\udcff])")  # how Python's "surrogateescape" reads a byte that is no UTF-8
+MAX_SHORT_VOCAB = 1 << 16  # ids below it fit into uint16
 
 
 class Tokenizer:
@@ -41,18 +38,20 @@ class Tokenizer:
 
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int], json_text: str) -> None:
         self._json_text = json_text
+        self._ranks = ranks
         self._special = special
         self._encoding = tiktoken.Encoding(
             name="nanochat", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
         self.vocab_size = len(ranks) + len(special)
         self.special_ids = frozenset(special.values())
+        self.token_dtype = np.dtype(np.uint16 if self.vocab_size <= MAX_SHORT_VOCAB else np.uint32)
 
     @classmethod
     def from_ranks(cls, ranks: dict[bytes, int], special: dict[str, int]) -> "Tokenizer":
         """Return the tokenizer with these ranks and special ids; raises DataError where ids are missing or double."""
-        _check_ids(ranks, special)
-        return cls(ranks, special, _json_of(ranks, special))
+        check_ids(ranks, special)
+        return cls(ranks, special, json_of(ranks, special))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -62,7 +61,7 @@ class Tokenizer:
         to merge than `vocab_size` asks for.
         """
         merged = vocab_size - len(SPECIAL_TOKENS)
-        learned = _learn_tokens(texts, merged)
+        learned = learn_tokens(texts, merged)
         if len(learned) < merged:
             supported = len(learned) + len(SPECIAL_TOKENS)
             raise DataError(
@@ -78,8 +77,8 @@ class Tokenizer:
         path = folder / FILE_NAME
         value = artifacts.read_json(path)
         try:
-            ranks, special = _parse(value)
-            _check_ids(ranks, special)
+            ranks, special = parse(value)
+            check_ids(ranks, special)
         except (KeyError, TypeError, DataError) as error:
             raise ArtifactError(
                 f"{path} is no tokenizer of this project ({error}); run the tokenizer stage again."
@@ -105,16 +104,41 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without BOS. Text that spells a special token stays text."""
-        if len(text) <= LONGEST_BLANK_RUN:
-            return self._encoding.encode_ordinary(text)
-        pieces = re.split(rf"(\s{{{LONGEST_BLANK_RUN}}})", text)
-        return [token for piece in pieces for token in self._encoding.encode_ordinary(piece)]
+        if len(text) > LONGEST_FOR_TIKTOKEN:
+            return self.encode_flat([text])[0].tolist()
+        return self._encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
-        """Return the ids of each text; the threads run outside Python's lock."""
-        if any(len(text) > LONGEST_BLANK_RUN for text in texts):
-            return [self.encode(text) for text in texts]
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all texts, one after the other, and where each begins: what `encode` gives, much faster.
+
+        Ids are of `token_dtype` (n,), offsets int64 (len(texts) + 1,). It runs on RAYON_NUM_THREADS threads, all cores
+        by default, outside Python's lock.
+        """
+        try:
+            ids, offsets = self._splintr.encode_batch_flat(texts)
+        except UnicodeEncodeError:  # half a character (a lone surrogate), which tiktoken reads as U+FFFD too
+            whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+            ids, offsets = self._splintr.encode_batch_flat(whole)
+        return np.frombuffer(ids, "<u4").astype(self.token_dtype), np.frombuffer(offsets, "<u8").astype(np.int64)
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Return ids whose bytes are `data`, which need not be UTF-8: what is none becomes tokens of single bytes."""
+        ids: list[int] = []
+        for part in STRAY_BYTE.split(data.decode("utf-8", "surrogateescape")):
+            is_stray = STRAY_BYTE.fullmatch(part)
+            ids += [self._ranks[part.encode("utf-8", "surrogateescape")]] if is_stray else self.encode(part)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text."""
+        ids, offsets = self.encode_flat(texts)
+        return [piece.tolist() for piece in np.split(ids, offsets[1:-1])] if len(texts) else []
+
+    @cached_property
+    def _splintr(self) -> splintr.Tokenizer:
+        """Special tokens are left out of it: no text can spell one."""
+        lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in self._ranks.items())
+        return splintr.Tokenizer.from_bytes(b"".join(lines), UNPOSSESSIVE_PATTERN)
 
     def encode_with_file(self, text: str) -> list[int]:
         """Return what the `tokenizers` library makes of `text` by tokenizer.json: equal to `encode`, and slower."""
@@ -140,93 +164,6 @@ class Tokenizer:
         Never counted on decoded text: a token may be part of a character, and U+FFFD in its place is three bytes long.
         """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        for index in range(self.vocab_size):
-            if index not in self.special_ids:
-                lengths[index] = len(self._encoding.decode_single_token_bytes(index))
+        for token, index in self._ranks.items():
+            lengths[index] = len(token)
         return lengths
-
-
-def byte_characters() -> list[str]:
-    """Return the printable character that stands for each byte in tokenizer.json (GPT-2's byte-level alphabet).
-
-    A byte whose Latin-1 character is printable is that character; the others take U+0100, U+0101, … in order.
-
-    >>> byte_characters()[ord("a")], byte_characters()[ord(" ")]
-    ('a', 'Ġ')
-    """
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    spare = itertools.count(256)
-    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(BYTES)]
-
-
-def _learn_tokens(texts: Iterable[str], count: int) -> list[bytes]:
-    """Return the 256 bytes and then the learned tokens, at most `count` in all."""
-    tokenizer = JsonTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _pre_tokenizer()
-    trainer = trainers.BpeTrainer(
-        vocab_size=count,
-        min_frequency=MIN_PAIR_COUNT,
-        initial_alphabet=byte_characters(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_batches(texts), trainer)
-    byte_of = _byte_of_character()
-    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    tokens = (bytes(byte_of[character] for character in token) for token, _ in by_id)
-    return [bytes([byte]) for byte in range(BYTES)] + [token for token in tokens if len(token) > 1]
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while batch := list(itertools.islice(remaining, TEXTS_PER_BATCH)):
-        yield batch
-
-
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
-    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def _byte_of_character() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(byte_characters())}
-
-
-def _check_ids(ranks: dict[bytes, int], special: dict[str, int]) -> None:
-    if set(special) != set(SPECIAL_TOKENS):
-        raise DataError(f"its special tokens are {sorted(special)}, expected {sorted(SPECIAL_TOKENS)}")
-    if missing := [byte for byte in range(BYTES) if bytes([byte]) not in ranks]:
-        raise DataError(f"it has no token for the byte {missing[0]}")
-    if sorted([*ranks.values(), *special.values()]) != list(range(len(ranks) + len(special))):
-        raise DataError("its ids are not 0, 1, 2, … without gaps")
-
-
-def _json_of(ranks: dict[bytes, int], special: dict[str, int]) -> str:
-    """Return tokenizer.json for these ranks.
-
-    tiktoken merges any two neighbours whose joined bytes are a token; a BPE model in the file merges the listed pairs
-    only. So every split of every token into two tokens is listed, in order of the token's rank: the two then agree.
-    """
-    characters = byte_characters()
-    spelled = {token: "".join(characters[byte] for byte in token) for token in ranks}
-    merges = []
-    for token in sorted(ranks, key=ranks.__getitem__):
-        splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        known = [split for split in splits if split[0] in ranks and split[1] in ranks]
-        merges += sorted(known, key=lambda split: (ranks[split[0]], ranks[split[1]]))
-    vocab = {spelled[token]: rank for token, rank in ranks.items()}
-    tokenizer = JsonTokenizer(models.BPE(vocab, [(spelled[left], spelled[right]) for left, right in merges]))
-    tokenizer.pre_tokenizer = _pre_tokenizer()
-    tokenizer.decoder = decoders.ByteLevel()
-    names = sorted(special, key=special.__getitem__)
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    return tokenizer.to_str()
-
-
-def _parse(value: dict[str, Any]) -> tuple[dict[bytes, int], dict[str, int]]:
-    """Return ranks and special ids of a parsed tokenizer.json; raises DataError for one with another split pattern."""
-    pattern = value["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    if pattern != SPLIT_PATTERN:
-        raise DataError(f"it splits text by {json.dumps(pattern)[:60]}")
-    byte_of = _byte_of_character()
-    ranks = {bytes(byte_of[c] for c in token): rank for token, rank in value["model"]["vocab"].items()}
-    return ranks, {token["content"]: token["id"] for token in value["added_tokens"]}

@@ -1,6 +1,5 @@
 """Our tokenizer, split rule and renderer against what the reference computed."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import regex
 from tokenizers import Regex, pre_tokenizers
 
 from nanochat_core.data.shards import documents
-from nanochat_core.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
-from nanochat_core.tokenizer.compression import measure
+from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_conversation, render_prompt
+from nanochat_core.tokenizer.split_rule import PLAIN_PATTERN, SPLIT_PATTERN, UNPOSSESSIVE_PATTERN, cut_blank_runs
 from tests.parity.golden_tokenizer import golden_conversations, golden_json, golden_tokenizer
 
 PRETOKENS = golden_json("pretokens.json")
@@ -35,10 +34,17 @@ def test_the_split_rule_is_the_same_in_another_engine() -> None:
         assert regex.findall(SPLIT_PATTERN, example["text"]) == example["pieces"]
 
 
+def test_the_other_spellings_of_the_split_rule_cut_as_the_reference_does() -> None:
+    for example in PRETOKENS:
+        assert regex.findall(UNPOSSESSIVE_PATTERN, example["text"]) == example["pieces"]
+        cut = [piece for part in cut_blank_runs(example["text"]) for piece in regex.findall(PLAIN_PATTERN, part)]
+        assert cut == example["pieces"]
+
+
 def test_texts_have_the_ids_of_the_reference(tokenizer: Tokenizer) -> None:
     texts = [example["text"] for example in ENCODINGS]
     assert [tokenizer.encode(text) for text in texts] == [example["ids"] for example in ENCODINGS]
-    assert tokenizer.encode_batch(texts, num_threads=2) == [example["ids"] for example in ENCODINGS]
+    assert tokenizer.encode_batch(texts) == [example["ids"] for example in ENCODINGS]
 
 
 def test_the_file_encodes_as_the_reference_does(tokenizer: Tokenizer) -> None:
@@ -60,12 +66,10 @@ def test_prompts_have_the_ids_of_the_reference(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.hub
 @pytest.mark.slow
-def test_our_trainer_compresses_as_well_as_the_reference(tokenizer: Tokenizer, hub_mirror: Path) -> None:
+def test_our_trainer_learns_the_tokens_of_the_reference(tokenizer: Tokenizer, hub_mirror: Path) -> None:
     shards = sorted((hub_mirror / "datasets" / "karpathy" / "fineweb-edu-100b-shuffle").glob("*.parquet"))
     ours = Tokenizer.train(_first_characters(shards[:-1], 30_000_000), tokenizer.vocab_size)
-    held_out = list(itertools.islice(documents(shards[-1:]), 500))
-    expected = measure(tokenizer, held_out).bytes_per_token
-    assert measure(ours, held_out).bytes_per_token == pytest.approx(expected, rel=0.002)
+    assert ours.hash == tokenizer.hash
 
 
 def _first_characters(shards: list[Path], characters: int) -> Iterator[str]:

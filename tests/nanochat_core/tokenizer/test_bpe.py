@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from nanochat_core.chat_format import SPECIAL_TOKENS
 from nanochat_core.errors import ArtifactError, DataError
-from nanochat_core.tokenizer.bpe import Tokenizer, byte_characters
+from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.tokenizer.json_form import byte_characters
 from tests.parity.golden_tokenizer import golden_json, golden_tokenizer
 
 TEXTS = [example["text"] for example in golden_json("encodings.json")]
@@ -50,14 +53,42 @@ def test_the_file_encodes_as_tiktoken_does(text: str) -> None:
         assert tokenizer.encode_with_file(text) == tokenizer.encode(text)
 
 
-def test_a_batch_is_encoded_as_its_texts_are() -> None:
-    assert LEARNED.encode_batch(TEXTS, num_threads=2) == [LEARNED.encode(text) for text in TEXTS]
+@given(st.lists(UNICODE, max_size=6))
+@settings(max_examples=300)
+def test_many_texts_at_once_have_the_ids_of_each_alone(texts: list[str]) -> None:
+    for tokenizer in (LEARNED, GOLDEN):
+        ids, offsets = tokenizer.encode_flat(texts)
+        assert ids.dtype == np.uint16 and offsets.tolist()[0] == 0 and len(offsets) == len(texts) + 1
+        expected = [tokenizer.encode(text) for text in texts]
+        assert [ids[first:end].tolist() for first, end in itertools.pairwise(offsets)] == expected
+        assert tokenizer.encode_batch(texts) == expected
+
+
+@given(st.lists(st.one_of(st.binary(max_size=8), st.text(max_size=8).map(str.encode)), max_size=6).map(b"".join))
+def test_any_bytes_survive_encoding_and_decoding(data: bytes) -> None:
+    for tokenizer in (LEARNED, GOLDEN):
+        assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
+    with contextlib.suppress(UnicodeDecodeError):
+        assert LEARNED.encode_bytes(data) == LEARNED.encode(data.decode())
+
+
+def test_half_a_character_is_read_alike_alone_and_in_a_batch() -> None:
+    text = "half \ud83d a smile"
+    assert LEARNED.encode_batch([text]) == [LEARNED.encode(text)]
+    assert LEARNED.decode(LEARNED.encode(text)) == "half \ufffd a smile"
 
 
 def test_a_million_blanks_do_not_stop_the_encoder() -> None:
     for text in (" " * 1_000_000, "\t" * 250_000 + "end", "word " * 100_000):
         assert GOLDEN.decode(GOLDEN.encode(text)) == text
-        assert GOLDEN.encode_batch([text, "short"])[0] == GOLDEN.encode(text)
+
+
+def test_ids_beyond_65535_are_kept_in_four_bytes() -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {bytes(pair): 65_791 - index for index, pair in enumerate(itertools.product(range(256), repeat=2))}
+    large = Tokenizer.from_ranks(ranks, {name: len(ranks) + index for index, name in enumerate(SPECIAL_TOKENS)})
+    ids, _ = large.encode_flat(["\x00\x01"])
+    assert ids.dtype == np.uint32 and ids.tolist() == large.encode("\x00\x01") == [65_790]
 
 
 def test_token_bytes_are_of_the_raw_bytes_and_zero_for_specials() -> None:

@@ -6,7 +6,7 @@ TOKENIZER = golden_tokenizer()
 
 def test_sizes_are_counted_over_all_texts() -> None:
     texts = ["The river is wide.", "Größe", ""] * 200
-    found = measure(TOKENIZER, texts, num_threads=2)
+    found = measure(TOKENIZER, texts)
     assert found.documents == 600
     assert found.characters == sum(map(len, texts))
     assert found.bytes == sum(len(text.encode()) for text in texts)
