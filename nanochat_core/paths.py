@@ -18,6 +18,16 @@ def locks_dir(base: Path) -> Path:
     return base / "locks"
 
 
+def hub_dir(base: Path) -> Path:
+    """Files of the Hugging Face Hub, whole and checked, shared by all runs: a cache that anybody may delete."""
+    return base / "hub"
+
+
+def tokens_dir(base: Path) -> Path:
+    """Tokenised shards, by the hashes of tokenizer and text: a cache that anybody may delete."""
+    return base / "tokens"
+
+
 def reports_dir(base: Path) -> Path:
     return base / "reports"
 

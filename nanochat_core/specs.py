@@ -17,6 +17,8 @@ DataSource = Literal["local", "hub", "path"]
 TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words"]
 Arch = Literal["classic", "full"]
 Precision = Literal["fp32", "bf16", "fp8"]
+Packing = Literal["stream", "best_fit"]
+PACKING: dict[Arch, Packing] = {"classic": "stream", "full": "best_fit"}  # as the reference packed for each
 
 TITLES = {  # in a form, of the names that do not read as words
     "n_embd": "Width (n_embd)",
@@ -172,6 +174,17 @@ class TrainingRuntime(Spec):
     )
 
 
+class PretrainRuntime(TrainingRuntime):
+    """How pretraining runs, and where it finds its tokens."""
+
+    tokens: Literal["cached", "on_the_fly"] | None = runtime_field(
+        None, description="cached: tokenise the text once, for all runs; on_the_fly: while training; empty: cached"
+    )
+    encoding_workers: int | None = runtime_field(
+        None, ge=0, le=64, description="processes of a rank that tokenise on the fly; empty: one for two cores"
+    )
+
+
 class PretrainSpec(Spec):
     """Next-token training on the text shards."""
 
@@ -187,11 +200,16 @@ class PretrainSpec(Spec):
     total_batch_tokens: int | None = Field(
         None, ge=16, description="tokens in an optimizer step; empty: 524,288, or for arch full by depth"
     )
+    packing: Packing | None = Field(
+        None,
+        description="stream: documents one after the other, cut into rows; best_fit: rows of whole documents, where "
+        "they fit; empty: stream for arch classic, best_fit for full",
+    )
     validation_every: int = Field(250, ge=1, description="steps between measurements of validation bpb")
     validation_tokens: int = Field(20 * 524_288, ge=1, description="validation tokens for one measurement")
     sample_every: int = Field(2000, ge=1, description="steps between samples")
     seed: int = Field(42, description="random seed")
-    runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
+    runtime: PretrainRuntime = runtime_field(PretrainRuntime(), description="how it runs; changes no result")
 
 
 class MixtureItem(Spec):
@@ -299,6 +317,15 @@ class LaunchSpec(Spec):
     retry_seconds: float = runtime_field(
         10.0, ge=0, description="seconds before the first retry; three times as long before each further one"
     )
+    shard_tasks: Literal["threads", "processes", "dask"] = runtime_field(
+        "threads", description="where shards are fetched and tokenised; dask: on a cluster (extra nanochat[dask])"
+    )
+    shard_workers: int | None = runtime_field(
+        None, ge=1, le=256, description="shards that are worked on at a time; empty: one for each core, 8 at most"
+    )
+    dask_address: str | None = runtime_field(
+        None, description="address of a cluster's scheduler, tcp://host:8786; empty: a cluster on this machine (dask)"
+    )
     gpu_hour_dollars: float = runtime_field(3.0, ge=0, description="dollars for a GPU hour, for the cost estimate")
 
     def conflicts(self) -> list[str]:
@@ -309,6 +336,18 @@ class LaunchSpec(Spec):
         >>> LaunchSpec(nnodes=2).conflicts()
         ["launch.nnodes: 2 machines need launch.mode 'multinode'"]
         """
+        return [*self._machine_conflicts(), *self._shard_conflicts()]
+
+    def _shard_conflicts(self) -> list[str]:
+        if self.dask_address and self.shard_tasks != "dask":
+            return [
+                f"launch.dask_address: leave it empty, or set launch.shard_tasks to 'dask' (is {self.shard_tasks!r})"
+            ]
+        if self.dask_address and self.shard_workers:
+            return ["launch.shard_workers: leave it empty, the cluster of launch.dask_address has workers of its own"]
+        return []
+
+    def _machine_conflicts(self) -> list[str]:
         problems = []
         if self.mode == "local":
             if self.nnodes > 1:

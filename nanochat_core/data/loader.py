@@ -1,151 +1,200 @@
-"""Batches of text for pretraining: documents, each with BOS in front, in one stream; every T tokens make a row.
+"""Rows of text for pretraining and validation: documents, packed (`packing.py`) lane by lane (`document_order.py`).
 
-Documents are dealt to a fixed number of virtual lanes (document i to lane i mod L), and each lane gives the same rows
-of every step. A rank holds the lanes r, r + W, …, so the batches of a step do not depend on the number of ranks, and a
-checkpoint written by two ranks continues on one. The state of a lane is where it reads next and the tokens it has left.
+Each lane gives the same number of rows to every step. A rank holds the lanes r, r + W, …, so the rows of a step do not
+depend on the number of ranks, and a checkpoint written by two ranks continues on one. The state of a lane is which turn
+it reads next, and where the documents are that it has read and not yet packed.
 """
 
-import math
-from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat_core.data.shards import read_row_group, row_groups
-from nanochat_core.errors import DataError, SpecError
+from nanochat_core.data.document_order import DocumentOrder
+from nanochat_core.data.encoding_worker import encode_documents
+from nanochat_core.data.packing import (
+    BUFFER_DOCUMENTS,
+    BestFitPacker,
+    Packer,
+    PackingCounts,
+    Piece,
+    StreamPacker,
+    reference_rows,
+)
+from nanochat_core.data.shards import row_groups
+from nanochat_core.data.token_source import TokenSource
+from nanochat_core.errors import DataError
+from nanochat_core.specs import Packing
 from nanochat_core.tokenizer.bpe import Tokenizer
 
-MAX_LANES = 64
-CACHED_ROW_GROUPS = 4
+BUFFER_SHARE = 4  # the buffer holds at most a fourth of a lane's documents, so that few epochs mix in it
 
 
-class DocumentReader:
-    """Row groups of the shards, the newest few kept decoded, because the lanes walk through them side by side."""
+@dataclass(frozen=True)
+class RowShape:
+    """What the rows of a step look like. A row has `sequence_len` + 1 tokens: ids, and targets one further on."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.groups = row_groups(paths)
-        self.first_document = np.cumsum([0] + [rows for _, _, rows in self.groups])
-        self._cache: OrderedDict[int, list[str]] = OrderedDict()
+    sequence_len: int
+    rows_per_step: int
+    packing: Packing
+    bos: int
+    token_dtype: np.dtype
 
-    def lane_documents(self, group: int, lane: int, lanes: int) -> list[str]:
-        """Return the documents of row group `group` that belong to `lane` of `lanes`."""
-        if group not in self._cache:
-            path, index, _ = self.groups[group]
-            self._cache[group] = read_row_group(path, index)
-            if len(self._cache) > CACHED_ROW_GROUPS:
-                self._cache.popitem(last=False)
-        offset = (lane - int(self.first_document[group])) % lanes
-        return self._cache[group][offset::lanes]
-
-
-class Lane:
-    """One virtual reader: the next row group (over all epochs), and tokens read but not yet given out."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.next_group = 0
-        self.tokens = np.empty(0, dtype=np.int32)
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, *, sequence_len: int, rows_per_step: int, packing: Packing) -> "RowShape":
+        return cls(sequence_len, rows_per_step, packing, tokenizer.bos, tokenizer.token_dtype)
 
 
 class TokenLoader:
-    """Rows of training tokens. `batch` advances; `state` and `load` are its part of a checkpoint."""
+    """Rows of training tokens. `rows` advances; `state` and `load` are its part of a checkpoint."""
 
-    def __init__(
-        self,
-        paths: list[Path],
-        tokenizer: Tokenizer,
-        *,
-        sequence_len: int,
-        rows_per_step: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.lanes = math.gcd(rows_per_step, MAX_LANES)
-        if self.lanes % world_size:
-            raise SpecError(
-                f"{rows_per_step} rows a step go to {self.lanes} lanes, which {world_size} ranks cannot share evenly. "
-                "Choose a number of ranks that divides it, or a total_batch_tokens with more rows."
-            )
-        self._reader = DocumentReader(paths)
-        self._tokenizer = tokenizer
-        self._sequence_len = sequence_len
-        self._lane_rows = rows_per_step // self.lanes
-        self._own = [Lane(number) for number in range(rank, self.lanes, world_size)]
+    def __init__(self, order: DocumentOrder, source: TokenSource, own_lanes: Sequence[int], shape: RowShape) -> None:
+        self._order, self._source, self._shape = order, source, shape
+        self._own = [self._lane(number) for number in own_lanes]
+
+    def _lane(self, number: int) -> "Lane":
+        lane = Lane(number, self._source, self._order)
+        if self._shape.packing == "stream":
+            lane.packer = StreamPacker(self._shape.bos, lane.more)
+        else:
+            share = self._order.documents // (self._order.lanes * BUFFER_SHARE)
+            buffer = max(1, min(BUFFER_DOCUMENTS, share))
+            longest = self._shape.sequence_len
+            lane.packer = BestFitPacker(self._shape.bos, longest, lane.more, buffer_documents=buffer)
+        return lane
 
     @property
     def epoch(self) -> int:
         """How often the slowest lane of this rank has gone through all documents."""
-        return min(lane.next_group for lane in self._own) // len(self._reader.groups)
+        return min(lane.next_turn for lane in self._own) // self._order.turns
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Return this rank's rows of the next step: ids and targets, each int64 (rows, T)."""
-        length = self._lane_rows * self._sequence_len
-        flat = np.stack([self._take(lane, length) for lane in self._own])  # (own lanes, length + 1)
-        rows = torch.from_numpy(flat.astype(np.int64))
-        shape = (-1, self._sequence_len)
-        return rows[:, :-1].reshape(shape), rows[:, 1:].reshape(shape)
+    @property
+    def counts(self) -> PackingCounts:
+        """What packing has done so far in this rank's lanes."""
+        return PackingCounts.total(lane.packer.counts for lane in self._own)
 
-    def _take(self, lane: Lane, length: int) -> np.ndarray:
-        """Return the lane's next `length` + 1 tokens and advance it by `length`."""
-        pieces, available = [lane.tokens], len(lane.tokens)
-        empty_groups = 0
-        while available <= length:
-            documents = self._reader.lane_documents(lane.next_group % len(self._reader.groups), lane.number, self.lanes)
-            lane.next_group += 1
-            empty_groups = 0 if documents else empty_groups + 1
-            if empty_groups > len(self._reader.groups):
-                raise DataError(
-                    f"The training shards hold fewer than {self.lanes} documents, one for each lane of a step. "
-                    "Add text, or lower total_batch_tokens."
-                )
-            pieces.append(joined_tokens(self._tokenizer, documents))
-            available += len(pieces[-1])
-        tokens = np.concatenate(pieces)
-        lane.tokens = tokens[length:]
-        return tokens[: length + 1]
+    def rows(self) -> np.ndarray:
+        """Return this rank's rows of the next step, (rows, T + 1) of the tokenizer's dtype."""
+        lane_rows = self._shape.rows_per_step // self._order.lanes
+        rows = np.empty((len(self._own) * lane_rows, self._shape.sequence_len + 1), self._shape.token_dtype)
+        for index, row in enumerate(rows):
+            self._own[index // lane_rows].packer.fill(row)
+        return rows
 
     def state(self) -> dict[str, Tensor]:
-        """Return this rank's lanes as tensors, by the lane's number."""
+        """Return this rank's lanes as tensors, by the lane's number; documents as where they are, not as tokens."""
         state = {}
         for lane in self._own:
-            state[f"lane.{lane.number}.next_group"] = torch.tensor([lane.next_group])
-            state[f"lane.{lane.number}.tokens"] = torch.from_numpy(lane.tokens.copy())
+            places = [(piece.turn, piece.document, piece.start, len(piece.tokens)) for piece in lane.packer.pieces()]
+            state[f"lane.{lane.number}.next_turn"] = torch.tensor([lane.next_turn])
+            state[f"lane.{lane.number}.pieces"] = torch.tensor(places, dtype=torch.int64).reshape(-1, 4)
+            state[f"lane.{lane.number}.counts"] = torch.tensor(astuple(lane.packer.counts))
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from the lanes of a checkpoint, written by any number of ranks."""
+        places = {lane.number: state[f"lane.{lane.number}.pieces"].tolist() for lane in self._own}
         for lane in self._own:
-            lane.next_group = int(state[f"lane.{lane.number}.next_group"])
-            lane.tokens = state[f"lane.{lane.number}.tokens"].numpy()
+            lane.next_turn = int(state[f"lane.{lane.number}.next_turn"])
+            lane.packer.counts = PackingCounts(*state[f"lane.{lane.number}.counts"].tolist())
+        self._source.start({lane.number: lane.next_turn for lane in self._own})
+        documents = self._read_again(places)
+        for lane in self._own:
+            lane.packer.restore(
+                (Piece(documents[lane.number, turn, document], turn, document, start), length)
+                for turn, document, start, length in places[lane.number]
+            )
+
+    def _read_again(self, places: dict[int, list[list[int]]]) -> dict[tuple[int, int, int], np.ndarray]:
+        """Return the documents that were waiting, by lane, turn and number."""
+        lanes_of_turn: dict[int, list[int]] = {}
+        for lane, pieces in places.items():
+            for turn in {piece[0] for piece in pieces}:
+                lanes_of_turn.setdefault(turn, []).append(lane)
+        wanted = {(lane, turn, document) for lane, pieces in places.items() for turn, document, _, _ in pieces}
+        return {
+            (lane, turn, document): tokens
+            for turn, lanes in sorted(lanes_of_turn.items())
+            for lane, documents in self._source.again(turn, lanes).items()
+            for document, tokens in enumerate(documents)
+            if (lane, turn, document) in wanted
+        }
+
+    def close(self) -> None:
+        self._source.close()
 
 
-def joined_tokens(tokenizer: Tokenizer, documents: list[str]) -> np.ndarray:
-    """Return the documents' tokens, each document with BOS in front, int32."""
-    encoded = tokenizer.encode_batch(documents)
-    flat = [token for ids in encoded for token in (tokenizer.bos, *ids)]
-    return np.asarray(flat, dtype=np.int32)
+class Lane:
+    """One virtual reader: its packer, and the turn that it reads next."""
+
+    packer: Packer
+
+    def __init__(self, number: int, source: TokenSource, order: DocumentOrder) -> None:
+        self.number = number
+        self.next_turn = 0
+        self._source, self._order = source, order
+
+    def more(self) -> list[Piece]:
+        """Return the documents of the next turn in which the lane has any; raises DataError where all are empty."""
+        for _ in range(self._order.turns + 1):
+            turn, self.next_turn = self.next_turn, self.next_turn + 1
+            documents = self._source.documents(turn, self.number)
+            if any(len(document) for document in documents):
+                return [Piece(document, turn, index, 0) for index, document in enumerate(documents)]
+        raise DataError(
+            f"All documents of lane {self.number} of {self._order.lanes} are empty: look at the training text with "
+            "`nanochat data stats`, or lower total_batch_tokens."
+        )
 
 
-def stream_rows(paths: list[Path], tokenizer: Tokenizer, *, sequence_len: int, max_tokens: int) -> Tensor:
-    """Return the first tokens of the shards as rows (n, T + 1), int64; a row's last token is the next row's first.
+def validation_rows(
+    paths: Sequence[Path], tokenizer: Tokenizer, *, sequence_len: int, max_tokens: int, packing: Packing
+) -> Tensor:
+    """Return the first tokens of the shards as rows (n, T + 1), int64, as the reference packs its validation text.
 
     n is as many rows as `max_tokens` and the text allow. Raises DataError where the text does not fill one row.
     """
-    pieces, available = [], 0
-    for path, group, _ in row_groups(paths):
-        if available > max_tokens:
+    wanted = max(1, max_tokens // sequence_len)
+    if packing == "stream":
+        rows = _stream_rows(paths, tokenizer, sequence_len, wanted)
+    else:
+        documents = (document for documents in _encoded_groups(paths, tokenizer) for document in documents)
+        found = list(islice(reference_rows(documents, tokenizer.bos, sequence_len + 1), wanted))
+        rows = np.stack(found) if found else np.empty((0, sequence_len + 1), np.int64)
+    if not len(rows):
+        raise DataError(f"The text does not fill one row of {sequence_len} tokens. Add text, or lower sequence_len.")
+    return torch.from_numpy(rows)
+
+
+def _stream_rows(paths: Sequence[Path], tokenizer: Tokenizer, sequence_len: int, wanted: int) -> np.ndarray:
+    pieces, available = [np.empty(0, tokenizer.token_dtype)], 0
+    for documents in _encoded_groups(paths, tokenizer):
+        if available > wanted * sequence_len:
             break
-        pieces.append(joined_tokens(tokenizer, read_row_group(path, group)))
+        pieces.append(with_bos(documents, tokenizer.bos))
         available += len(pieces[-1])
-    tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
-    rows = min(len(tokens) - 1, max_tokens) // sequence_len
-    if rows < 1:
-        raise DataError(
-            f"{len(tokens)} tokens of text do not fill one row of {sequence_len}. Add text, or lower sequence_len."
-        )
-    windows = np.lib.stride_tricks.sliding_window_view(tokens[: rows * sequence_len + 1], sequence_len + 1)[
-        ::sequence_len
-    ]
-    return torch.from_numpy(windows.astype(np.int64))
+    tokens = np.concatenate(pieces).astype(np.int64)
+    rows = min(wanted, (len(tokens) - 1) // sequence_len)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_len + 1) if rows > 0 else tokens[:0]
+    return windows[::sequence_len][:rows].copy()
+
+
+def all_tokens(paths: Sequence[Path], tokenizer: Tokenizer) -> np.ndarray:
+    """Return the tokens of all documents, each with BOS in front: of a corpus that fits into memory."""
+    return np.concatenate([with_bos(documents, tokenizer.bos) for documents in _encoded_groups(paths, tokenizer)])
+
+
+def with_bos(documents: Sequence[np.ndarray], bos: int) -> np.ndarray:
+    """Return the documents joined, each with BOS in front."""
+    lengths = [len(document) for document in documents]
+    return np.insert(np.concatenate(documents), np.cumsum([0, *lengths[:-1]]), bos)
+
+
+def _encoded_groups(paths: Sequence[Path], tokenizer: Tokenizer) -> Iterator[list[np.ndarray]]:
+    """Yield the documents of one row group after the other, as ids without BOS."""
+    for path, group, size in row_groups(paths):
+        yield encode_documents(tokenizer, path, group, range(size))

@@ -1,15 +1,24 @@
 """Pretraining: `torchrun -m nanochat_core.stages.pretrain <folder>/spec.json`."""
 
+import contextlib
 import json
+import os
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage
 from nanochat_core.checkpoint import CheckpointMeta
-from nanochat_core.data.loader import TokenLoader, joined_tokens, stream_rows
-from nanochat_core.data.shards import TextShards, read_row_group, row_groups
+from nanochat_core.data.document_order import DocumentOrder, lanes_of
+from nanochat_core.data.encoding_worker import EncodingWorkers
+from nanochat_core.data.loader import RowShape, TokenLoader, all_tokens, validation_rows
+from nanochat_core.data.packing import PackingCounts
+from nanochat_core.data.shards import TextShards
+from nanochat_core.data.token_shards import ensure_token_shard, token_shard_path
+from nanochat_core.data.token_source import CachedTokens, EncodedTokens, TokenSource
 from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError
@@ -17,13 +26,15 @@ from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.optim.muon_adamw import MuonAdamW
-from nanochat_core.specs import PretrainSpec, parse_params
+from nanochat_core.specs import PACKING, PretrainSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
+from nanochat_core.training.feed import Feed
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
 from nanochat_core.training.validate import held_out_losses, row_batches
 
+TURNS_AHEAD = 4  # row groups that each encoding process works ahead: some megabytes of ids
 SAMPLES_FILE = "samples.jsonl"
 SAMPLE_PROMPTS = (
     "The capital of France is",
@@ -41,15 +52,18 @@ def pretrain(folder: StageFolder) -> None:
     with joined_world() as world:
         tokenizer = Tokenizer.load(folder.input("tokenizer"))
         shards = TextShards.open(folder.input("text"))
-        run = _make_run(folder, spec, world, tokenizer, shards)
-        lines = train(run)
+        loader = _loader(folder, spec, world, tokenizer, shards)
+        with contextlib.closing(Feed(loader, world.device)) as feed:
+            run = _make_run(folder, spec, world, tokenizer, shards, feed)
+            lines = train(run)
+        packed = _packed(feed.counts, spec, world)
         if world.is_main:
-            _write_result(folder, spec, run, lines, tokenizer, shards)
+            _write_result(folder, spec, run, lines, tokenizer, shards, packed)
 
 
 def check_spec(spec: PretrainSpec) -> None:
     """Raise SpecError where a field is still to be derived, or asks for what is not built yet."""
-    fields = {"steps": spec.steps, "total_batch_tokens": spec.total_batch_tokens, **dict(spec.model)}
+    fields = {name: getattr(spec, name) for name in ("steps", "total_batch_tokens", "packing")} | dict(spec.model)
     if empty := [name for name, value in fields.items() if value is None]:
         raise SpecError(f"pretrain: {', '.join(empty)} must be given here; `nanochat plan` shows the derived values.")
     if spec.model.arch != "classic" or spec.precision == "fp8":
@@ -59,21 +73,13 @@ def check_spec(spec: PretrainSpec) -> None:
 
 
 def _make_run(
-    folder: StageFolder, spec: PretrainSpec, world: World, tokenizer: Tokenizer, shards: TextShards
+    folder: StageFolder, spec: PretrainSpec, world: World, tokenizer: Tokenizer, shards: TextShards, feed: Feed
 ) -> TrainingRun:
     """Build model, optimizer and loader, at step 0."""
     model = GPT(spec.model, tokenizer.vocab_size)
     init_weights(model, spec.seed)
     model.to(world.device)
-    loader = TokenLoader(
-        shards.train,
-        tokenizer,
-        sequence_len=spec.model.sequence_len,
-        rows_per_step=spec.total_batch_tokens // spec.model.sequence_len,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    state = TrainState(model, MuonAdamW(model), loader, spec.precision)
+    state = TrainState(model, MuonAdamW(model), feed, spec.precision)
     rows = _validation_rows(spec, tokenizer, shards)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
@@ -114,9 +120,64 @@ def _use_compile(spec: PretrainSpec, world: World) -> bool:
     return world.device.type == "cuda" if spec.runtime.use_compile is None else spec.runtime.use_compile
 
 
+def _loader(
+    folder: StageFolder, spec: PretrainSpec, world: World, tokenizer: Tokenizer, shards: TextShards
+) -> TokenLoader:
+    """Return this rank's rows of the training text: of no other."""
+    rows_per_step = spec.total_batch_tokens // spec.model.sequence_len
+    order = DocumentOrder(shards.train, lanes=lanes_of(rows_per_step, world.size), seed=spec.seed)
+    own_lanes = range(world.rank, order.lanes, world.size)
+    shape = RowShape.of(
+        tokenizer, sequence_len=spec.model.sequence_len, rows_per_step=rows_per_step, packing=spec.packing
+    )
+    if spec.runtime.tokens == "on_the_fly":
+        source = _encoded_tokens(folder, spec, tokenizer, order, own_lanes)
+    else:
+        source = CachedTokens(_token_shards(folder, world, tokenizer, shards), order)
+    return TokenLoader(order, source, own_lanes, shape)
+
+
+def _encoded_tokens(
+    folder: StageFolder, spec: PretrainSpec, tokenizer: Tokenizer, order: DocumentOrder, own_lanes: range
+) -> TokenSource:
+    workers = spec.runtime.encoding_workers
+    if workers is None:
+        workers = max(1, (os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    encoding = EncodingWorkers(tokenizer, folder.input("tokenizer"), workers)
+    return EncodedTokens(encoding, order, own_lanes, ahead=TURNS_AHEAD * workers)
+
+
+def _token_shards(folder: StageFolder, world: World, tokenizer: Tokenizer, shards: TextShards) -> list[Path]:
+    """Return the tokenised training shards; the ranks build what is missing, each its share."""
+    cache = paths.tokens_dir(folder.artifacts_root.parent)
+    for shard in shards.train[world.rank :: world.size]:
+        ensure_token_shard(shard, shards.sha256[shard], tokenizer, cache)
+    world.barrier()
+    return [token_shard_path(shards.sha256[shard], tokenizer.hash, cache) for shard in shards.train]
+
+
+def _packed(counts: PackingCounts, spec: PretrainSpec, world: World) -> dict[str, float]:
+    """Return what packing did with the documents, over all ranks: how many it divided, how much it lost."""
+    sums = world.sum_(torch.tensor(astuple(counts), dtype=world.sum_dtype, device=world.device))
+    counts = PackingCounts(*map(int, sums.tolist()))
+    tokens_per_row = spec.model.sequence_len + (spec.packing == "best_fit")  # a stream's rows overlap by one
+    return {
+        "documents_read": counts.documents,
+        "empty_documents": counts.empty,
+        "long_documents": counts.split,
+        "cut_documents": counts.cut,
+        "wasted_token_share": round(counts.wasted / counts.read, 6),
+        "row_utilisation": round(counts.placed / (counts.rows * tokens_per_row), 6),
+    }
+
+
 def _validation_rows(spec: PretrainSpec, tokenizer: Tokenizer, shards: TextShards) -> torch.Tensor:
-    return stream_rows(
-        [shards.validation], tokenizer, sequence_len=spec.model.sequence_len, max_tokens=spec.validation_tokens
+    return validation_rows(
+        [shards.validation],
+        tokenizer,
+        sequence_len=spec.model.sequence_len,
+        max_tokens=spec.validation_tokens,
+        packing=PACKING[spec.model.arch],
     )
 
 
@@ -145,13 +206,15 @@ def _write_result(
     lines: list[dict[str, float]],
     tokenizer: Tokenizer,
     shards: TextShards,
+    packed: dict[str, float],
 ) -> None:
     """Write result.json; the bigram table is fitted to the same training text."""
     bpb = series(lines, "val/bpb")
     bigram = None
     if tokenizer.vocab_size <= MAX_VOCAB_SIZE:
-        tokens = _all_tokens(shards.train, tokenizer)
-        bigram = bigram_bits_per_byte(tokens, _validation_rows(spec, tokenizer, shards), tokenizer.token_bytes())
+        bigram = bigram_bits_per_byte(
+            all_tokens(shards.train, tokenizer), _validation_rows(spec, tokenizer, shards), tokenizer.token_bytes()
+        )
     folder.write_result(
         metrics={
             "val_bpb_first": bpb[0][1],
@@ -163,17 +226,11 @@ def _write_result(
             "tokens": run.state.tokens,
             "parameters": sum(parameter.numel() for parameter in run.state.model.parameters()),
             "flops": lines[-1]["flops"],
+            **packed,
             "tokens_per_second": float(np.median([value for _, value in series(lines, "train/tokens_per_second")])),
         },
         outputs=final_outputs(spec.steps),
         details={"samples": _last_samples(folder.path / SAMPLES_FILE)},
-    )
-
-
-def _all_tokens(paths: list[Path], tokenizer: Tokenizer) -> np.ndarray:
-    """Return the tokens of all training text, for a corpus small enough for a small vocabulary."""
-    return np.concatenate(
-        [joined_tokens(tokenizer, read_row_group(path, group)) for path, group, _ in row_groups(paths)]
     )
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from nanochat_core import checkpoint
-from nanochat_core.data.loader import stream_rows
+from nanochat_core.data.loader import validation_rows
 from nanochat_core.data.shards import TextShards
 from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, token_nll
-from nanochat_core.specs import Precision
+from nanochat_core.specs import PACKING, Precision
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 
@@ -83,6 +83,12 @@ def measure_bpb(
     model, meta = checkpoint.load_model(model_folder, tokenizer_hash=tokenizer.hash, device=world.device)
     shards = TextShards.open(text_folder)
     paths = shards.train if split == "train" else [shards.validation]
-    rows = stream_rows(paths, tokenizer, sequence_len=meta.model.sequence_len, max_tokens=max_tokens)
+    rows = validation_rows(
+        paths,
+        tokenizer,
+        sequence_len=meta.model.sequence_len,
+        max_tokens=max_tokens,
+        packing=PACKING[meta.model.arch],
+    )
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
     return bits_per_byte(model, rows, token_bytes, world, batch_rows=32, precision=meta.precision)

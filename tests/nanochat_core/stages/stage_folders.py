@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat_core.artifacts import StageRequest, read_json
+from nanochat_core.artifacts import StageRequest, read_json, sha256_of
 from nanochat_core.data.shards import write_shard
-from nanochat_core.specs import FinetuneSpec, ModelSpec, OptimizerSpec, PretrainSpec, RLSpec, TrainingRuntime
+from nanochat_core.specs import FinetuneSpec, ModelSpec, OptimizerSpec, PretrainRuntime, PretrainSpec, RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_conversation
 from nanochat_core.training.finetune import rendered
@@ -69,7 +69,9 @@ class Workbench:
         (folder / "shards").mkdir(parents=True)
         write_shard(folder / "shards" / "shard_00000.parquet", documents(600, 1))
         write_shard(folder / "shards" / "shard_00001.parquet", documents(40, 2))
-        index = {"train": ["shards/shard_00000.parquet"], "validation": "shards/shard_00001.parquet"}
+        names = ["shards/shard_00000.parquet", "shards/shard_00001.parquet"]
+        sha256 = {name: sha256_of(folder / name) for name in names}
+        index = {"train": names[:1], "validation": names[1], "sha256": sha256}
         (folder / "index.json").write_text(json.dumps(index))
 
     def _write_tokenizer(self) -> None:
@@ -118,8 +120,8 @@ def write_conversations(path: Path, tokenizer: Tokenizer, made: list[dict[str, A
     pq.write_table(table, path)
 
 
-def runtime(**changes: Any) -> TrainingRuntime:
-    return TrainingRuntime(use_compile=False, log_every=1, checkpoint_every=5, keep_checkpoints=2).model_copy(
+def runtime(**changes: Any) -> PretrainRuntime:
+    return PretrainRuntime(use_compile=False, log_every=1, checkpoint_every=5, keep_checkpoints=2).model_copy(
         update=changes
     )
 
@@ -133,6 +135,7 @@ def pretrain_params(
         precision="fp32",
         steps=steps,
         total_batch_tokens=256,
+        packing="stream",
         validation_every=25,
         validation_tokens=1024,
         sample_every=1000,

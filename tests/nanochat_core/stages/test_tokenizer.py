@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.artifacts import write_json
+from nanochat_core.artifacts import sha256_of, write_json
 from nanochat_core.data.shards import write_shard
 from nanochat_core.tokenizer.bpe import Tokenizer
 from tests.hub_miniature import sentence
@@ -34,10 +34,9 @@ def write_text(base: Path) -> None:
     write_shard(folder / "train.parquet", texts[:50])
     write_shard(folder / "validation.parquet", texts[50:])
     characters = {"train": sum(map(len, texts[:50])), "validation": sum(map(len, texts[50:]))}
-    write_json(
-        folder / "index.json",
-        {"train": ["train.parquet"], "validation": "validation.parquet", "characters": characters},
-    )
+    names = {"train": ["train.parquet"], "validation": "validation.parquet"}
+    sha256 = {name: sha256_of(folder / name) for name in ("train.parquet", "validation.parquet")}
+    write_json(folder / "index.json", names | {"characters": characters, "sha256": sha256})
 
 
 def test_the_stage_learns_the_vocabulary_and_measures_it_on_held_out_text(tmp_path: Path) -> None:
