@@ -35,6 +35,10 @@ class DataError(NanochatError):
     """Input data that is missing, empty, corrupt or not what it claims to be."""
 
 
+class Unreachable(DataError):
+    """A server that does not answer, not now or not in time: waiting may help, changing anything does not."""
+
+
 class ArtifactError(NanochatError):
     """A file of a finished stage that is missing, damaged or belongs to something else."""
 

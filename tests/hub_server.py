@@ -6,7 +6,7 @@ By hand:
     python tests/hub_server.py --root FOLDER --port 8123
 
 prints the environment variables and the options with which `nanochat run demo --data hub` uses it. It offers plain HTTP
-only (no Xet), knows one token, and answers 401 to any other.
+only (no Xet), knows one token, and answers 401 to any other. With `fail` it breaks as real servers and networks do.
 """
 
 import argparse
@@ -15,35 +15,71 @@ import hashlib
 import json
 import re
 import shutil
+import socket
+import struct
 import tempfile
 import threading
+import time
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
 VALID_TOKEN = "hf_validTokenOfTheTestServer"
 API = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)(?:/(?P<what>revision|tree)/(?P<revision>[^/]+))?")
 RESOLVE = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+CHUNK_BYTES = 1 << 18
+WHOLE = -1
+OTHER_BYTES = bytes(255 - byte for byte in range(256))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What becomes of one request; `hub_faults.py` names the usual ones. Each field is another fault.
+
+    `status`: it is refused, with `retry_after` as a header. `prose`: the answer is this text with status 200.
+    `is_changed`: the body has other bytes, as many. `after`: of the body only so many bytes are sent (None: not even a
+    head), and then the connection ends in order ("close"), or as after a crash ("reset"), or never ("silence");
+    `is_admitted`: the head announces no more than these.
+    """
+
+    status: int | None = None
+    retry_after: str | None = None
+    prose: str | None = None
+    is_changed: bool = False
+    after: int | None = WHOLE
+    ending: Literal["close", "reset", "silence"] = "close"
+    is_admitted: bool = False
+
+
+@dataclass
+class Visit:
+    """One request: when it came (monotonic seconds), the first byte that it asked for, and the bytes of body sent."""
+
+    time: float
+    path: str
+    start: int = 0
+    sent: int = 0
 
 
 class HubServer:
-    """Serves `root` on 127.0.0.1 in a thread; a context manager.
-
-    `failures[path]` is how many of the next requests of a URL path are answered with 503; `requests` counts all.
-    """
+    """Serves `root` on 127.0.0.1 in a thread; a context manager. `visits` are all requests in the order they came."""
 
     def __init__(self, root: Path, port: int = 0) -> None:
         self.root = root
-        self.failures: Counter[str] = Counter()
-        self.requests: Counter[str] = Counter()
+        self.visits: list[Visit] = []
+        self.closing = threading.Event()
+        self._faults: dict[str, Iterator[Fault]] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="hub-server-"))
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Request", (HubRequest,), {"hub": self}))
+        self._http = QuietServer(("127.0.0.1", port), type("Request", (HubRequest,), {"hub": self}))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -59,6 +95,27 @@ class HubServer:
     def words_url(self) -> str:
         return f"{self.endpoint}/words_alpha.txt"
 
+    @property
+    def requests(self) -> Counter[str]:
+        """Return how often each URL path was asked for."""
+        return Counter(visit.path for visit in list(self.visits))
+
+    @property
+    def sent(self) -> Counter[str]:
+        """Return how many bytes of body were sent of each URL path."""
+        total: Counter[str] = Counter()
+        for visit in list(self.visits):
+            total[visit.path] += visit.sent
+        return total
+
+    def fail(self, path: str, faults: Iterable[Fault] = ()) -> None:
+        """Let the next requests of a URL path go wrong, one fault each; without faults all is well again."""
+        self._faults[path] = iter(faults)
+
+    def next_fault(self, path: str) -> Fault | None:
+        with self._lock:
+            return next(self._faults.get(path, iter(())), None)
+
     def environment(self, hf_home: Path) -> dict[str, str]:
         """Return the variables that point the real client here, with a cache of its own."""
         return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(hf_home), "HF_HUB_DISABLE_XET": "1"}
@@ -68,10 +125,15 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def url_path_of(self, repository: str, name: str) -> str:
+        """Return the URL path under which a file is asked for by its commit, as after a listing."""
+        return f"/datasets/{repository}/resolve/{self.commit_of(repository)}/{name}"
 
     def folder_of(self, repository: str) -> Path:
         return self.root / "datasets" / repository
@@ -95,6 +157,13 @@ class HubServer:
         return archive
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of clients that went away."""
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 @functools.lru_cache(maxsize=4096)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
@@ -111,6 +180,8 @@ class HubRequest(BaseHTTPRequestHandler):
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    fault: Fault
+    visit: Visit
 
     def do_GET(self) -> None:
         self._answer()
@@ -123,11 +194,16 @@ class HubRequest(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlparse(self.path).path)
-        self.hub.requests[path] += 1
+        self.fault = self.hub.next_fault(path) or Fault()
+        self.visit = Visit(time.monotonic(), path)
+        self.hub.visits.append(self.visit)
         authorization = self.headers.get("Authorization")
-        if self.hub.failures[path] > 0:
-            self.hub.failures[path] -= 1
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
+        if self.fault.after is None:
+            self._end()
+        elif self.fault.status:
+            self._refuse(self.fault.status, "try again", retry_after=self.fault.retry_after)
+        elif self.fault.prose is not None:
+            self._send_text(self.fault.prose, "text/html")
         elif authorization not in (None, f"Bearer {VALID_TOKEN}"):
             self._refuse(HTTPStatus.UNAUTHORIZED, "Invalid credentials in Authorization header")
         elif match := RESOLVE.fullmatch(path):
@@ -182,29 +258,57 @@ class HubRequest(BaseHTTPRequestHandler):
         start, end, status = 0, size - 1, HTTPStatus.OK
         if match := RANGE.fullmatch(self.headers.get("Range", "")):
             start, end = int(match[1]), min(int(match[2] or size - 1), size - 1)
+            if start >= size:
+                self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "Range not satisfiable")
+                return
             status = HTTPStatus.PARTIAL_CONTENT
             headers = {**headers, "Content-Range": f"bytes {start}-{end}/{size}"}
-        length = end - start + 1
+        length = self.fault.after if self.fault.is_admitted else end - start + 1
+        self.visit.start = start
         self._send_head(status, {**headers, "Content-Length": str(length), "Accept-Ranges": "bytes"})
-        if self.command == "HEAD":
-            return
         with open(path, "rb") as file:
             file.seek(start)
-            while length > 0 and (chunk := file.read(min(length, 1 << 18))):
-                self.wfile.write(chunk)
-                length -= len(chunk)
+            self._send_body(iter(lambda: file.read(min(CHUNK_BYTES, end + 1 - file.tell())), b""))
 
     def _send_json(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self._send_head(HTTPStatus.OK, {"Content-Type": "application/json", "Content-Length": str(len(body))})
-        if self.command == "GET":
-            self.wfile.write(body)
+        self._send_text(json.dumps(value), "application/json")
 
-    def _refuse(self, status: HTTPStatus, message: str, *, code: str | None = None) -> None:
-        headers = {"X-Error-Message": message, "Content-Length": "0"}
-        self._send_head(status, headers | ({"X-Error-Code": code} if code else {}))
+    def _send_text(self, text: str, kind: str) -> None:
+        body = text.encode()
+        self._send_head(HTTPStatus.OK, {"Content-Type": kind, "Content-Length": str(len(body))})
+        self._send_body([body])
 
-    def _send_head(self, status: HTTPStatus, headers: dict[str, str]) -> None:
+    def _send_body(self, chunks: Iterable[bytes]) -> None:
+        """Send the body, or as much of it as the fault lets through."""
+        if self.command == "HEAD":
+            return
+        after = self.fault.after
+        for chunk in chunks:
+            data = chunk if after in (None, WHOLE) else chunk[: after - self.visit.sent]
+            self.wfile.write(data.translate(OTHER_BYTES) if self.fault.is_changed else data)
+            self.visit.sent += len(data)
+            if self.visit.sent == after:
+                self._end()
+                return
+
+    def _end(self) -> None:
+        """End the connection as the fault has it."""
+        self.close_connection = True
+        self.wfile.flush()
+        if self.fault.ending == "silence":
+            self.hub.closing.wait()
+        if self.fault.ending == "reset":
+            time.sleep(0.05)  # what was sent before arrives first
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+            self.rfile.close()  # the last one that holds the socket open
+            self.connection.close()
+
+    def _refuse(self, status: int, message: str, *, code: str | None = None, retry_after: str | None = None) -> None:
+        optional = {"X-Error-Code": code, "Retry-After": retry_after}
+        headers = {name: value for name, value in optional.items() if value is not None}
+        self._send_head(status, {"X-Error-Message": message, "Content-Length": "0", **headers})
+
+    def _send_head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

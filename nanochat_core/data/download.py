@@ -6,17 +6,25 @@ that come first in an order that the seed decides.
 """
 
 import contextlib
+import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.artifacts import StageFolder, run_stage, write_json
-from nanochat_core.data.hub import HubDataset, HubFile
+from nanochat_core import paths
+from nanochat_core.artifacts import StageFolder, run_stage, sha256_of, write_json
+from nanochat_core.data.hub_shards import StoredShard, WantedShard, fetch_shard, stored_shard, wanted_shards
+from nanochat_core.data.hub_store import place
 from nanochat_core.data.own_text import local_texts, path_texts, write_text_shards
-from nanochat_core.data.shards import INDEX_NAME, SHARDS, check_parquet, count_text
-from nanochat_core.errors import DataError
+from nanochat_core.data.shards import INDEX_NAME, SHARDS, TextCounts, TextShards, count_text
+from nanochat_core.errors import DataError, Unreachable
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import DownloadSpec, parse_params
+
+COUNTS = tuple(field.name for field in fields(TextCounts))
+NAMED_SHARDS = 5  # in an error message
 
 
 def work(folder: StageFolder) -> None:
@@ -24,74 +32,113 @@ def work(folder: StageFolder) -> None:
     spec = parse_params(DownloadSpec, folder.request.params)
     (folder.path / SHARDS).mkdir(exist_ok=True)
     with contextlib.closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
-        if spec.source == "hub":
-            train, validation = fetch_shards(spec, folder.path, metrics)
-        else:
-            texts = path_texts(spec, metrics) if spec.source == "path" else local_texts(spec, metrics)
-            train, validation = write_text_shards(folder.path, texts, spec.seed)
-    index = _index(spec, folder.path, train, validation)
+        make = _hub_text if spec.source == "hub" else _own_text
+        shards, details = make(spec, folder, metrics)
+    index = _index(details["source"], shards)
     write_json(folder.path / INDEX_NAME, index)
-    sizes = {
-        f"{split}_{what}": index[what][split]
-        for what in ("documents", "characters")
-        for split in ("train", "validation")
-    }
-    folder.write_result(
-        {"train_shards": len(train), **sizes}, [*train, validation, INDEX_NAME], {"source": index["source"]}
-    )
+    TextShards.open(folder.path)  # refuses a validation shard that is among the training shards
+    sizes = {f"{split}_{what}": index[what][split] for what in COUNTS for split in ("train", "validation")}
+    folder.write_result({"train_shards": len(index["train"]), **sizes}, [*shards, INDEX_NAME], details)
 
 
-def fetch_shards(spec: DownloadSpec, folder: Path, metrics: MetricsWriter) -> tuple[list[str], str]:
-    """Download the first `train_shards` shards and the last one; return their names relative to `folder`.
-
-    Raises DataError where the data set has too few shards, a file is corrupt, or the Hub cannot be reached.
-    """
-    dataset = HubDataset(spec.dataset, spec.revision)
-    shards = [file for file in dataset.files() if file.path.endswith(".parquet")]
-    if len(shards) < 2:
-        raise DataError(
-            f"{spec.dataset} has {len(shards)} parquet files, expected at least 2: "
-            "the last is for validation. Check download.dataset."
-        )
-    wanted = spec.train_shards or len(shards) - 1
-    if wanted > len(shards) - 1:
-        raise DataError(
-            f"download.train_shards is {wanted}, but {spec.dataset} has {len(shards) - 1} besides the last, "
-            "which is for validation: set it lower."
-        )
-    chosen = [*shards[:wanted], shards[-1]]
-    names = {file: f"{SHARDS}/{file.path.replace('/', '_')}" for file in chosen}
-    _fetch_all(dataset, {file: folder / name for file, name in names.items()}, spec.num_workers, metrics)
-    return [names[file] for file in chosen[:-1]], names[chosen[-1]]
+def _hub_text(
+    spec: DownloadSpec, folder: StageFolder, metrics: MetricsWriter
+) -> tuple[dict[str, StoredShard], dict[str, str]]:
+    """Return the shards by their names in `folder`, the validation shard last, and where they come from."""
+    base = folder.artifacts_root.parent
+    wanted = wanted_shards(spec, base)
+    shards = {f"{SHARDS}/{shard.name}": stored for shard, stored in fetch_all(wanted, base, spec.num_workers, metrics)}
+    for name, stored in shards.items():
+        place(stored.path, folder.path / name)
+    return shards, {"source": f"{spec.dataset}@{spec.revision}", "commit": wanted[0].commit}
 
 
-def _fetch_all(dataset: HubDataset, targets: dict[HubFile, Path], num_workers: int, metrics: MetricsWriter) -> None:
-    """Fetch in parallel; the first failure cancels what has not begun."""
+def _own_text(
+    spec: DownloadSpec, folder: StageFolder, metrics: MetricsWriter
+) -> tuple[dict[str, StoredShard], dict[str, str]]:
+    """Like `_hub_text`; counting reads every page of what was written."""
+    texts = path_texts(spec, metrics) if spec.source == "path" else local_texts(spec, metrics)
+    train, validation = write_text_shards(folder.path, texts, spec.seed)
 
-    def fetch(file: HubFile) -> None:
-        dataset.fetch(file, targets[file])
-        check_parquet(targets[file])
+    def read(name: str) -> StoredShard:
+        path = folder.path / name
+        return StoredShard(path, sha256_of(path), count_text(path))
 
-    with ThreadPoolExecutor(num_workers) as pool:
-        jobs = [pool.submit(fetch, file) for file in targets]
-        try:
-            for done, job in enumerate(as_completed(jobs), start=1):
-                job.result()
-                metrics.write(done, total_steps=len(jobs), progress="shards downloaded")
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _index(spec: DownloadSpec, folder: Path, train: list[str], validation: str) -> dict[str, Any]:
-    """Return index.json; counting reads every page of every shard, so a corrupt one is found here."""
     with ThreadPoolExecutor(spec.num_workers) as pool:
-        counts = list(pool.map(lambda name: count_text(folder / name), [*train, validation]))
-    sizes = {
-        what: {"train": sum(count[field] for count in counts[:-1]), "validation": counts[-1][field]}
-        for field, what in enumerate(("documents", "characters"))
+        names = [*train, validation]
+        return dict(zip(names, pool.map(read, names), strict=True)), {"source": spec.source}
+
+
+def fetch_all(
+    wanted: Sequence[WantedShard], base: Path, num_workers: int, metrics: MetricsWriter
+) -> list[tuple[WantedShard, StoredShard]]:
+    """Return every shard with its place in the store, fetched in parallel.
+
+    All are tried even where one fails, so that another run needs only the bad ones; but when the Hub was out of reach
+    `num_workers` times in a row, the rest is left. Raises DataError that names what failed.
+    """
+    _check_room(wanted, base)
+    stored: dict[WantedShard, StoredShard] = {}
+    failed: dict[WantedShard, DataError] = {}
+    unreachable_in_a_row = 0
+    with ThreadPoolExecutor(num_workers) as pool:
+        jobs = {pool.submit(fetch_shard, shard, base): shard for shard in wanted}
+        for job in as_completed(jobs):
+            if job.cancelled():
+                continue
+            try:
+                stored[jobs[job]] = job.result()
+                unreachable_in_a_row = 0
+                metrics.write(len(stored), total_steps=len(jobs), progress="shards downloaded")
+            except DataError as error:
+                failed[jobs[job]] = error
+                unreachable_in_a_row += isinstance(error, Unreachable)
+            if unreachable_in_a_row >= num_workers:
+                pool.shutdown(wait=False, cancel_futures=True)
+    if failed:
+        raise _failure(wanted, failed, kept=len(stored))
+    return [(shard, stored[shard]) for shard in wanted]
+
+
+def _failure(wanted: Sequence[WantedShard], failed: dict[WantedShard, DataError], *, kept: int) -> DataError:
+    """Return the error that says why the first shard failed, in the order of `wanted`, and which others did."""
+    bad = [shard for shard in wanted if shard in failed]
+    first = failed[bad[0]]
+    names = ", ".join(shard.name for shard in bad[:NAMED_SHARDS]) + (", …" if len(bad) > NAMED_SHARDS else "")
+    untried = len(wanted) - kept - len(bad)
+    left = f", {untried} were not tried" if untried else ""
+    again = f"{kept} are there and stay" if kept else "none is there yet"
+    return type(first)(f"{len(bad)} of {len(wanted)} shards failed ({names}){left}, {again}. {bad[0].name}: {first}")
+
+
+def _check_room(wanted: Sequence[WantedShard], base: Path) -> None:
+    """Raise DataError, before anything is fetched, where the disk has no room for what is missing."""
+    missing = sum(shard.size or 0 for shard in wanted if stored_shard(shard, base) is None)
+    store = paths.hub_dir(base)
+    store.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(store).free
+    if missing > free:
+        raise DataError(
+            f"The missing shards need {missing / 1e6:,.1f} MB, and {store} has room for {free / 1e6:,.1f} MB: free "
+            "some disk, set download.train_shards lower, or point NANOCHAT_BASE_DIR elsewhere."
+        )
+
+
+def _index(source: str, shards: dict[str, StoredShard]) -> dict[str, Any]:
+    """Return index.json: training shards in order, the validation shard, hashes, and counts by split and by shard."""
+    *train, validation = shards
+    counts = {name: asdict(shard.counts) for name, shard in shards.items()}
+    return {
+        "source": source,
+        "train": train,
+        "validation": validation,
+        **{
+            what: {"train": sum(counts[name][what] for name in train), "validation": counts[validation][what]}
+            for what in COUNTS
+        },
+        "sha256": {name: shard.sha256 for name, shard in shards.items()},
+        "shards": counts,
     }
-    source = f"{spec.dataset}@{spec.revision}" if spec.source == "hub" else spec.source
-    return {"source": source, "train": train, "validation": validation, **sizes}
 
 
 if __name__ == "__main__":

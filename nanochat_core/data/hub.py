@@ -1,159 +1,146 @@
 """Data sets on the Hugging Face Hub: what files they have, and fetching them whole. Torch-free.
 
-Built on `huggingface_hub`, which honours HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME, and resumes. A file counts
-only when its size and, for large files, its SHA-256 are what the Hub says. Nothing here ever shows a token.
+Built on `huggingface_hub`, which honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. All files of one listing come from
+one commit. A file counts only when its size and, for large files, its SHA-256 are what the Hub says; `data/transfer.py`
+receives it, `data/hub_store.py` keeps it. Nothing here ever shows a token.
 """
 
 import contextlib
 import os
 import re
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from urllib.parse import urlsplit
 
-from huggingface_hub import (
-    CachedRevisionInfo,
-    HfApi,
-    constants,
-    get_token,
-    hf_hub_download,
-    is_offline_mode,
-    scan_cache_dir,
-)
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
-    CacheNotFound,
     GatedRepoError,
     HFValidationError,
     HTTPError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils import build_hf_headers
 
-from nanochat_core.artifacts import sha256_of
-from nanochat_core.data.retries import ATTEMPTS, retrying
-from nanochat_core.errors import DataError
+from nanochat_core.data.hub_store import (
+    COMMIT,
+    HubFile,
+    difference,
+    folder_of,
+    load_listing,
+    only_one,
+    place,
+    place_of,
+    save_listing,
+)
+from nanochat_core.data.retries import retrying
+from nanochat_core.data.transfer import asked_seconds, is_transient, reason_of, receive, status_of
+from nanochat_core.errors import DataError, Unreachable
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 TOKEN = re.compile(r"[!-~]+")  # what an HTTP header can carry
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a data set. `size` in bytes; `sha256` is known for large files only."""
-
-    path: str
-    size: int | None
-    sha256: str | None
 
 
 class HubDataset:
-    """A data set at a revision. `endpoint`, `token` and `cache_dir` default to huggingface_hub's settings."""
+    """A data set at a revision, kept in `store` (`paths.hub_dir`). `endpoint` and `token` default to the client's."""
 
     def __init__(
         self,
         repository: str,
         revision: str = "main",
         *,
+        store: Path,
         endpoint: str | None = None,
         token: str | None = None,
-        cache_dir: Path | None = None,
     ) -> None:
         self.repository = repository
         self.revision = revision
-        self.endpoint = endpoint
-        self.cache_dir = cache_dir
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self.folder = folder_of(store, repository)
         self._token = token or get_token()
         if self._token and not TOKEN.fullmatch(self._token):
             raise DataError(
                 "HF_TOKEN holds characters that no token has (blanks, line ends, …): set it again, or unset it."
             )
-        disable_progress_bars()
 
     def files(self) -> list[HubFile]:
-        """Return the data set's files by path; offline, those in the cache. Raises DataError where it has none."""
-        found = self._cached_files() if is_offline_mode() else self._listed_files()
-        return sorted(found, key=lambda file: file.path)
+        """Return the data set's files by path, of one commit; offline, those of the last listing.
 
-    def fetch(self, file: HubFile, target: Path) -> None:
-        """Put `file` at `target`, checked, as a real file (a hard link into the cache where that is on the same disk).
-
-        A file that is damaged in the cache is fetched once more. Raises DataError where it stays different.
+        Raises DataError where the data set is not there, Unreachable where the Hub is not.
         """
-        source = self._download(file, is_forced=False)
-        if (problem := _difference(source, file)) and not is_offline_mode():
-            source = self._download(file, is_forced=True)
-            problem = _difference(source, file)
-        if problem:
-            raise DataError(
-                f"{self.repository}/{file.path} {problem}: the Hub changed meanwhile or the disk is bad; run again."
-            )
-        _place(source, target)
+        with self._explained():
+            may_have_moved = not (is_offline_mode() or COMMIT.fullmatch(self.revision))
+            if not may_have_moved and (known := load_listing(self.folder, self.revision)) is not None:
+                return known
+            files = retrying(is_transient, asked_seconds)(self._listed_files)
+            save_listing(self.folder, self.revision, files)
+        return files
 
-    def _download(self, file: HubFile, *, is_forced: bool) -> Path:
-        def download() -> str:
-            return hf_hub_download(
-                self.repository,
-                file.path,
-                repo_type="dataset",
-                revision=self.revision,
-                endpoint=self.endpoint,
-                token=self._token,
-                cache_dir=self.cache_dir,
-                force_download=is_forced,
-            )
+    def fetch(self, file: HubFile) -> Path:
+        """Return where `file` lies in the store, whole and checked; what is missing of it is fetched.
 
-        return Path(self._patiently(download)).resolve()
+        Raises DataError where it arrives different twice or cannot be stored, Unreachable where the Hub is not there.
+        """
+        path = place_of(self.folder, file)
+        with self._explained(file.path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with only_one(path):
+                if difference(path, file):
+                    self._complete(file, path)
+        return path
 
-    def _listed_files(self) -> list[HubFile]:
-        api = HfApi(endpoint=self.endpoint, token=self._token)
-        info = self._patiently(lambda: api.dataset_info(self.repository, revision=self.revision, files_metadata=True))
-        return [
-            HubFile(item.rfilename, item.size, item.lfs.sha256 if item.lfs else None) for item in info.siblings or []
-        ]
-
-    def _cached_files(self) -> list[HubFile]:
-        revision = self._cached_revision()
-        return [
-            HubFile(
-                file.file_path.relative_to(revision.snapshot_path).as_posix(),
-                None,
-                file.blob_path.name if SHA256.fullmatch(file.blob_path.name) else None,
-            )
-            for file in revision.files
-        ]
-
-    def _cached_revision(self) -> CachedRevisionInfo:
-        folder = self.cache_dir or Path(constants.HF_HUB_CACHE)
-        with contextlib.suppress(CacheNotFound):
-            for repository in scan_cache_dir(folder).repos:
-                if (repository.repo_type, repository.repo_id) == ("dataset", self.repository):
-                    for revision in repository.revisions:
-                        if self.revision == revision.commit_hash or self.revision in revision.refs:
-                            return revision
+    def _complete(self, file: HubFile, path: Path) -> None:
+        """Make `path` from the client's own cache or from the Hub; a file that arrives damaged is fetched once more."""
+        cached = try_to_load_from_cache(self.repository, file.path, revision=file.commit, repo_type="dataset")
+        if isinstance(cached, str) and not difference(Path(cached), file):
+            place(Path(cached).resolve(), path)
+            return
+        part = path.with_name(f".{path.name}.part")
+        url = hf_hub_url(self.repository, file.path, repo_type="dataset", revision=file.commit, endpoint=self.endpoint)
+        for _ in range(2):
+            receive(url, part, headers=build_hf_headers(token=self._token), size=file.size, is_pinned=True)
+            problem = difference(part, file)
+            if not problem:
+                os.replace(part, path)
+                return
+            part.unlink()
         raise DataError(
-            f"HF_HUB_OFFLINE is set and the cache {folder} has no {self.repository} at {self.revision}: "
-            "unset it to download the data set once."
+            f"{self.repository}/{file.path} {problem}, twice: a proxy or the Hub's copy is damaged; run again later."
         )
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Return call(), tried again after transient network errors; every failure becomes one line."""
+    def _listed_files(self) -> list[HubFile]:
+        api, timeout = HfApi(endpoint=self.endpoint, token=self._token), constants.HF_HUB_ETAG_TIMEOUT
         try:
-            return retrying(_is_transient)(call)
-        except (HTTPError, HFValidationError, OSError, OfflineModeIsEnabled) as error:
-            raise DataError(self._explain(error)) from None
+            info = api.dataset_info(self.repository, revision=self.revision, files_metadata=True, timeout=timeout)
+        except (HTTPError, HFValidationError):
+            raise
+        except (ValueError, TypeError, KeyError):  # a page to log in to, an error in prose
+            raise DataError(
+                f"What answers at {_public(self.endpoint)} for {self.repository} is no list of files: check "
+                "HF_ENDPOINT and the proxy."
+            ) from None
+        found = [
+            HubFile(info.sha or self.revision, item.rfilename, item.size, item.lfs.sha256 if item.lfs else None)
+            for item in info.siblings or []
+        ]
+        return sorted(found, key=lambda file: file.path)
 
-    def _explain(self, error: Exception) -> str:
+    @contextlib.contextmanager
+    def _explained(self, path: str | None = None) -> Iterator[None]:
+        """Turn every failure of the network, the Hub and the disk into one line."""
+        try:
+            yield
+        except (HTTPError, HFValidationError, OSError) as error:
+            kind = Unreachable if is_transient(error) else DataError
+            raise kind(self._explain(error, path)) from None
+
+    def _explain(self, error: Exception, path: str | None) -> str:
         """Say what happened in one line. Only statuses and types are quoted, so that no header can slip in."""
-        place = self.endpoint or constants.ENDPOINT
-        what = f"the data set {self.repository} (revision {self.revision}) at {place}"
-        status = _status(error)
+        what = f"the data set {self.repository} (revision {self.revision}) at {_public(self.endpoint)}"
+        what = f"{path} of {what}" if path else what
+        status = status_of(error)
+        if isinstance(error, OfflineModeIsEnabled):
+            return f"HF_HUB_OFFLINE is set and {self.folder} does not have {what}: unset it to download this once."
         if status in (401, 403) and self._token:
             return (
                 f"The Hub refused the token of HF_TOKEN or `hf auth login` ({status}) for {what}: make a new one at "
@@ -168,47 +155,18 @@ class HubDataset:
         if isinstance(error, HFValidationError):
             return f"{self.repository!r} is no name of a data set; expected owner/name."
         if isinstance(error, OSError) and error.errno:
-            return f"Cannot store {what}: {error.strerror}. Free some disk, or point HF_HOME elsewhere."
-        reason = f"status {status}" if status else type(error.__cause__ or error).__name__
+            return f"Cannot store {what}: {error.strerror}. Free some disk, or point NANOCHAT_BASE_DIR elsewhere."
         return (
-            f"Cannot reach {what} ({reason}, {ATTEMPTS} attempts): check the network and HF_ENDPOINT; with "
-            "HF_HUB_OFFLINE=1 what was downloaded before is used, and the source 'local' needs no network."
+            f"Cannot reach {what} ({reason_of(error)}): check the network and HF_ENDPOINT, and run again: only what is "
+            "missing is fetched. With HF_HUB_OFFLINE=1 what was downloaded before is used."
         )
 
 
-def _status(error: BaseException | None) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _public(url: str) -> str:
+    """Return a URL without what may be secret in it.
 
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: no connection, a timeout, a broken transfer, 429, or a server error."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    if (status := _status(error)) is not None:
-        return status == 429 or status >= 500
-    if isinstance(error, LocalEntryNotFoundError):
-        return error.__cause__ is not None and _is_transient(error.__cause__)
-    return isinstance(error, HTTPError | ConnectionError | TimeoutError)
-
-
-def _difference(path: Path, file: HubFile) -> str | None:
-    """Return how the file on disk differs from what the Hub says, or None."""
-    size = path.stat().st_size
-    if file.size is not None and size != file.size:
-        return f"has {size} bytes, the Hub says {file.size}"
-    if file.sha256 is not None and sha256_of(path) != file.sha256:
-        return "has another SHA-256 than the Hub says"
-    return None
-
-
-def _place(source: Path, target: Path) -> None:
-    """Make `target` a whole, real file with the bytes of `source`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # rename does nothing where both are links to the same file
+    >>> _public("https://user:secret@mirror.example:8443/hub?key=1")
+    'https://mirror.example:8443/hub'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

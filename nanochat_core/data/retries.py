@@ -2,17 +2,43 @@
 
 from collections.abc import Callable
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_any, wait_exponential_jitter
 
 ATTEMPTS = 4
 LONGEST_WAIT_SECONDS = 20
+LONGEST_ASKED_SECONDS = 300  # a server that asks for more (Retry-After) is reported instead of waited for
 
 
-def retrying(is_transient: Callable[[BaseException], bool]) -> Retrying:
-    """Return a caller that tries again after 1, 2, 4 … seconds while `is_transient(error)`, then raises the error."""
+def never_asked(_error: BaseException) -> float | None:
+    return None
+
+
+def retrying(
+    is_transient: Callable[[BaseException], bool], asked_seconds: Callable[[BaseException], float | None] = never_asked
+) -> Retrying:
+    """Return a caller that tries again after 1, 2, 4 … seconds while `is_transient(error)`, then raises the error.
+
+    `asked_seconds(error)` is how long the server asks to wait: it is waited for at least, or, where it is more than
+    LONGEST_ASKED_SECONDS, not at all.
+    """
+    back_off = wait_exponential_jitter(max=LONGEST_WAIT_SECONDS)
+
+    def wait(state: RetryCallState) -> float:
+        return max(back_off(state), asked_seconds(_error_of(state)) or 0)
+
+    def is_too_long(state: RetryCallState) -> bool:
+        return (asked_seconds(_error_of(state)) or 0) > LONGEST_ASKED_SECONDS
+
     return Retrying(
         retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential_jitter(max=LONGEST_WAIT_SECONDS),
+        stop=stop_any(stop_after_attempt(ATTEMPTS), is_too_long),
+        wait=wait,
         reraise=True,
     )
+
+
+def _error_of(state: RetryCallState) -> BaseException:
+    """Return what the attempt raised; tenacity asks only after one that did."""
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None
+    return error

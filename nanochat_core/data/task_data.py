@@ -18,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes, write_json
-from nanochat_core.data.hub import HubDataset, HubFile
+from nanochat_core.data.hub import HubDataset
+from nanochat_core.data.hub_store import HubFile, place
 from nanochat_core.data.shards import INDEX_NAME, TextShards, check_parquet, documents
 from nanochat_core.data.url_file import fetch_url
 from nanochat_core.errors import DataError
@@ -72,7 +74,8 @@ def work(folder: StageFolder) -> None:
 def _fetch(spec: TaskDataSpec, folder: StageFolder, metrics: MetricsWriter) -> dict[str, Any]:
     """Fetch each data set; what an earlier attempt left in data/ is removed first, the caches make that cheap."""
     shutil.rmtree(folder.path / "data", ignore_errors=True)
-    downloads = folder.artifacts_root.parent / "downloads"
+    base = folder.artifacts_root.parent
+    downloads = base / "downloads"
     found: dict[str, Any] = {}
     for done, name in enumerate(spec.datasets, start=1):
         if name == "core":
@@ -80,18 +83,18 @@ def _fetch(spec: TaskDataSpec, folder: StageFolder, metrics: MetricsWriter) -> d
         elif name == "words":
             found[name] = copy_words(fetch_url(spec.words_url, downloads), folder.path)
         else:
-            found[name] = fetch_dataset(name, folder.path, num_workers=spec.num_workers)
+            found[name] = fetch_dataset(name, folder.path, paths.hub_dir(base), num_workers=spec.num_workers)
         metrics.write(done, total_steps=len(spec.datasets), progress=f"{name} fetched")
     return found
 
 
-def fetch_dataset(name: str, folder: Path, *, num_workers: int = 4) -> dict[str, list[str]]:
+def fetch_dataset(name: str, folder: Path, store: Path, *, num_workers: int = 4) -> dict[str, list[str]]:
     """Download every split of a data set; return {split: its files, relative to `folder`}.
 
     Raises DataError where a split has no file or a file lacks the column that the task reads.
     """
     repository, prefixes = HUB_DATASETS[name]
-    dataset = HubDataset(repository)
+    dataset = HubDataset(repository, store=store)
     files = dataset.files()
     splits = {split: [file for file in files if file.path.startswith(prefix)] for split, prefix in prefixes.items()}
     if missing := [split for split, found in splits.items() if not found]:
@@ -101,7 +104,7 @@ def fetch_dataset(name: str, folder: Path, *, num_workers: int = 4) -> dict[str,
 
     def fetch(file: HubFile) -> None:
         target = folder / _place_of(name, file)
-        dataset.fetch(file, target)
+        place(dataset.fetch(file), target)
         check_parquet(target, COLUMNS[name])
 
     with ThreadPoolExecutor(num_workers) as pool:

@@ -5,20 +5,15 @@ download. Whatever arrives later must have that hash.
 """
 
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-from nanochat_core.artifacts import read_json, sha256_of, write_json
-from nanochat_core.data.retries import ATTEMPTS, retrying
-from nanochat_core.errors import DataError
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-TIMEOUT_SECONDS = 60
-CHUNK_BYTES = 1 << 20
-MAX_BYTES = 4 << 30
+from nanochat_core.artifacts import read_json, sha256_of, write_json
+from nanochat_core.data.transfer import MAX_BYTES, is_transient, reason_of, receive, status_of
+from nanochat_core.errors import DataError, Unreachable
 
 
 def fetch_url(url: str, downloads: Path) -> Path:
@@ -59,43 +54,14 @@ def _file_name(url: str) -> str:
 def _download(url: str, target: Path) -> None:
     """Write the bytes behind `url`; tried again after transient network errors."""
     try:
-        retrying(_is_transient)(_download_once, url, target)
-    except urllib.error.HTTPError as error:
-        raise DataError(
-            f"{url} answers {error.code} {error.reason}: check the URL in the task_data settings."
-        ) from None
-    except urllib.error.URLError as error:
-        raise DataError(f"Cannot reach {url} ({error.reason}, {ATTEMPTS} attempts): check the network.") from None
-    except (ConnectionError, TimeoutError) as error:
-        raise DataError(f"{url} broke off ({error}, {ATTEMPTS} attempts): check the network.") from None
-    except OSError as error:
+        receive(url, target, headers={}, size=None, is_pinned=False)
+    except OfflineModeIsEnabled:
+        raise DataError(f"HF_HUB_OFFLINE is set and {url} was never downloaded: unset it once.") from None
+    except (HTTPError, OSError) as error:
+        if is_transient(error):
+            raise Unreachable(f"Cannot reach {url} ({reason_of(error)}): check the network and run again.") from None
+        if status := status_of(error):
+            raise DataError(f"{url} answers {status}: check the URL in the task_data settings.") from None
         raise DataError(f"Cannot store {url} at {target}: {error.strerror}. Free some disk.") from None
-
-
-def _open_url(url: str) -> http.client.HTTPResponse:
-    try:
-        return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()  # it is the response too, with an open socket
-        raise
-
-
-def _download_once(url: str, target: Path) -> None:
-    size = 0
-    with _open_url(url) as response, open(target, "wb") as file:
-        expected = response.headers.get("Content-Length")
-        while chunk := response.read(CHUNK_BYTES):
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise DataError(
-                    f"{url} is larger than {MAX_BYTES >> 30} GiB: that is not the file meant; check the URL."
-                )
-            file.write(chunk)
-    if expected is not None and size != int(expected):
-        raise ConnectionError(f"{size} of {expected} bytes arrived")
-
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code == 429 or error.code >= 500
-    return isinstance(error, urllib.error.URLError | ConnectionError | TimeoutError)
+    if target.stat().st_size > MAX_BYTES:
+        raise DataError(f"{url} is larger than {MAX_BYTES >> 30} GiB: that is not the file meant; check the URL.")

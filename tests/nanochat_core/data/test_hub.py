@@ -1,11 +1,14 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub import hf_hub_download
 
 from nanochat_core.artifacts import sha256_of
 from nanochat_core.data import retries
-from nanochat_core.data.hub import HubDataset, HubFile
+from nanochat_core.data.hub import HubDataset
+from nanochat_core.data.hub_store import HubFile
 from nanochat_core.errors import DataError
+from tests.hub_miniature import write_miniature
 from tests.hub_server import VALID_TOKEN, HubServer
 
 GSM8K = "openai/gsm8k"
@@ -18,8 +21,8 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.01)
 
 
-def dataset(server: HubServer, cache: Path, repository: str = GSM8K, **settings: str) -> HubDataset:
-    return HubDataset(repository, endpoint=server.endpoint, cache_dir=cache, **settings)
+def dataset(server: HubServer, store: Path, repository: str = GSM8K, **settings: str) -> HubDataset:
+    return HubDataset(repository, store=store, endpoint=server.endpoint, **settings)
 
 
 def listed(source: HubDataset, path: str = TEST_FILE) -> HubFile:
@@ -32,48 +35,58 @@ def test_files_are_listed_with_size_and_hash(hub_server: HubServer, tmp_path: Pa
     assert (file.size, file.sha256) == (original.stat().st_size, sha256_of(original))
 
 
-def test_a_fetched_file_is_a_real_file_with_the_same_bytes(hub_server: HubServer, tmp_path: Path) -> None:
-    source = dataset(hub_server, tmp_path / "cache")
-    source.fetch(listed(source), tmp_path / "out" / "test.parquet")
-    target = tmp_path / "out" / "test.parquet"
-    assert target.is_file() and not target.is_symlink()
-    assert target.read_bytes() == (hub_server.folder_of(GSM8K) / TEST_FILE).read_bytes()
-    assert [path.name for path in target.parent.iterdir()] == ["test.parquet"]
+def test_a_fetched_file_has_the_same_bytes_and_leaves_nothing_half_done(hub_server: HubServer, tmp_path: Path) -> None:
+    source = dataset(hub_server, tmp_path)
+    path = source.fetch(listed(source))
+    assert path.read_bytes() == (hub_server.folder_of(GSM8K) / TEST_FILE).read_bytes()
+    assert not [found for found in tmp_path.rglob("*") if found.suffix in (".part", ".tmp")]
 
 
 def test_fetching_twice_downloads_once(hub_server: HubServer, tmp_path: Path) -> None:
-    source = dataset(hub_server, tmp_path / "cache")
-    file = listed(source)
-    for _ in range(2):
-        source.fetch(file, tmp_path / "test.parquet")
-    assert hub_server.requests[f"/datasets/{GSM8K}/resolve/main/{TEST_FILE}"] <= 3  # HEAD, GET, HEAD
-
-
-def test_a_file_damaged_in_the_cache_is_fetched_again(hub_server: HubServer, tmp_path: Path) -> None:
-    source = dataset(hub_server, tmp_path / "cache")
-    file = listed(source)
-    source.fetch(file, tmp_path / "first.parquet")
-    (tmp_path / "first.parquet").write_bytes(b"x" * file.size)  # the same inode as the cache's
-    source.fetch(file, tmp_path / "second.parquet")
-    assert sha256_of(tmp_path / "second.parquet") == file.sha256
-
-
-def test_a_file_that_stays_different_is_refused(hub_server: HubServer, tmp_path: Path) -> None:
-    source = dataset(hub_server, tmp_path / "cache")
-    wrong = HubFile(TEST_FILE, listed(source).size, "0" * 64)
-    with pytest.raises(DataError, match="another SHA-256"):
-        source.fetch(wrong, tmp_path / "test.parquet")
-    assert not (tmp_path / "test.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    "path", [f"/api/datasets/{GSM8K}/revision/main", f"/datasets/{GSM8K}/resolve/main/{TEST_FILE}"]
-)
-def test_a_server_that_fails_for_a_moment_is_asked_again(hub_server: HubServer, tmp_path: Path, path: str) -> None:
-    hub_server.failures[path] = 1
     source = dataset(hub_server, tmp_path)
-    source.fetch(listed(source), tmp_path / "test.parquet")
-    assert (tmp_path / "test.parquet").exists()
+    file = listed(source)
+    assert source.fetch(file) == source.fetch(file)
+    assert hub_server.requests[hub_server.url_path_of(GSM8K, TEST_FILE)] == 1
+
+
+def test_a_file_damaged_on_disk_is_fetched_again(hub_server: HubServer, tmp_path: Path) -> None:
+    source = dataset(hub_server, tmp_path)
+    file = listed(source)
+    source.fetch(file).write_bytes(b"x" * file.size)
+    assert sha256_of(source.fetch(file)) == file.sha256
+
+
+def test_what_the_client_itself_has_downloaded_is_taken_from_its_cache(
+    hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    source = dataset(hub_server, tmp_path / "store")
+    file = listed(source)
+    downloaded = hf_hub_download(
+        GSM8K, TEST_FILE, repo_type="dataset", revision=file.commit, endpoint=source.endpoint, cache_dir=tmp_path / "hf"
+    )
+    sent = hub_server.sent[hub_server.url_path_of(GSM8K, TEST_FILE)]
+    assert source.fetch(file).samefile(downloaded)
+    assert hub_server.sent[hub_server.url_path_of(GSM8K, TEST_FILE)] == sent == file.size
+
+
+def test_another_commit_with_the_same_file_downloads_nothing(tmp_path: Path) -> None:
+    root = write_miniature(tmp_path / "hub")
+    with HubServer(root) as server:
+        source = dataset(server, tmp_path / "store")
+        first = source.fetch(listed(source))
+        (root / "datasets" / GSM8K / "README.md").write_text("a new commit")
+        again = listed(source)
+        assert first.name.startswith(again.sha256[:16])
+        assert source.fetch(again) == first and server.requests[server.url_path_of(GSM8K, TEST_FILE)] == 0
+
+
+def test_a_commit_is_listed_once(hub_server: HubServer, tmp_path: Path) -> None:
+    commit = hub_server.commit_of(GSM8K)
+    main, pinned = (dataset(hub_server, tmp_path, revision=revision) for revision in ("main", commit))
+    assert main.files() == pinned.files() == main.files()
+    assert hub_server.requests[f"/api/datasets/{GSM8K}/revision/{commit}"] == 0
+    assert hub_server.requests[f"/api/datasets/{GSM8K}/revision/main"] == 2
 
 
 def test_a_wrong_token_is_named_but_never_shown(hub_server: HubServer, tmp_path: Path) -> None:
@@ -86,7 +99,7 @@ def test_a_wrong_token_is_named_but_never_shown(hub_server: HubServer, tmp_path:
 @pytest.mark.parametrize("token", [f"{SECRET}\u2026", f"{SECRET} more", f"{SECRET}\nx"])
 def test_a_token_that_no_header_can_carry_is_refused_unseen(tmp_path: Path, token: str) -> None:
     with pytest.raises(DataError, match="HF_TOKEN holds characters") as caught:
-        HubDataset(GSM8K, token=token)
+        HubDataset(GSM8K, store=tmp_path, token=token)
     assert SECRET not in str(caught.value)
 
 
@@ -102,22 +115,23 @@ def test_a_missing_data_set_or_revision_says_what_to_check(hub_server: HubServer
 
 
 def test_no_network_ends_in_one_line(tmp_path: Path) -> None:
-    unreachable = HubDataset(GSM8K, endpoint="http://127.0.0.1:9", cache_dir=tmp_path)
+    unreachable = HubDataset(GSM8K, endpoint="http://127.0.0.1:9", store=tmp_path)
     with pytest.raises(DataError, match="Cannot reach") as caught:
         unreachable.files()
     assert "\n" not in str(caught.value)
 
 
-def test_offline_takes_the_cache_and_says_when_it_is_empty(
+def test_offline_takes_the_store_and_says_what_is_not_in_it(
     hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = dataset(hub_server, tmp_path / "cache")
-    online = listed(source)
-    source.fetch(online, tmp_path / "online.parquet")
+    source = dataset(hub_server, tmp_path / "store")
+    files = source.files()
+    path = source.fetch(listed(source))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    asked = sum(hub_server.requests.values())
-    offline = listed(source)
-    source.fetch(offline, tmp_path / "offline.parquet")
-    assert offline.sha256 == online.sha256 and sum(hub_server.requests.values()) == asked
+    asked = len(hub_server.visits)
+    assert source.files() == files and source.fetch(listed(source)) == path
+    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set and .* does not have main/train-.*\.parquet"):
+        source.fetch(listed(source, TEST_FILE.replace("test", "train")))
     with pytest.raises(DataError, match="HF_HUB_OFFLINE is set"):
         dataset(hub_server, tmp_path / "empty").files()
+    assert len(hub_server.visits) == asked

@@ -7,6 +7,7 @@ import pytest
 from nanochat_core.artifacts import write_json
 from nanochat_core.data.shards import (
     ROWS_PER_GROUP,
+    TextCounts,
     TextShards,
     check_parquet,
     count_text,
@@ -39,7 +40,7 @@ def test_row_groups_are_read_one_by_one(shard: Path) -> None:
 
 def test_documents_and_characters_are_counted(shard: Path) -> None:
     assert check_parquet(shard) == len(TEXTS)
-    assert count_text(shard) == (len(TEXTS), sum(map(len, TEXTS)))
+    assert count_text(shard) == TextCounts(len(TEXTS), sum(map(len, TEXTS)), empty_documents=0)
 
 
 def test_equal_texts_give_equal_bytes(shard: Path, tmp_path: Path) -> None:
@@ -93,7 +94,76 @@ def test_a_parquet_without_text_is_refused(tmp_path: Path, table: dict, expected
         check_parquet(tmp_path / "a.parquet")
 
 
+def write_index(folder: Path, train: list[str], validation: str, **sha256: str) -> None:
+    hashes = {name: sha256.get(name.split(".")[0], name) for name in (*train, validation)}
+    write_json(folder / "index.json", {"train": train, "validation": validation, "sha256": hashes})
+
+
+def test_shards_are_opened_with_their_hashes(shard: Path) -> None:
+    write_shard(shard.with_name("b.parquet"), TEXTS[:5])
+    write_index(shard.parent, ["a.parquet"], "b.parquet", a="11", b="22")
+    shards = TextShards.open(shard.parent)
+    assert shards.sha256 == {shard: "11", shard.with_name("b.parquet"): "22"}
+    assert (shards.train, shards.validation) == ([shard], shard.with_name("b.parquet"))
+
+
 def test_an_index_that_names_a_missing_shard_is_refused(shard: Path) -> None:
-    write_json(shard.parent / "index.json", {"train": ["a.parquet"], "validation": "b.parquet"})
+    write_index(shard.parent, ["a.parquet"], "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet does not exist: run the download stage again"):
         TextShards.open(shard.parent)
+
+
+def test_a_validation_shard_that_is_trained_on_is_refused_by_name_by_link_and_by_content(shard: Path) -> None:
+    write_index(shard.parent, ["a.parquet"], "a.parquet")
+    with pytest.raises(DataError, match=r"validation shard a\.parquet is among the training shards"):
+        TextShards.open(shard.parent)
+    shard.with_name("link.parquet").symlink_to(shard)
+    write_index(shard.parent, ["a.parquet"], "link.parquet")
+    with pytest.raises(DataError, match=r"link\.parquet is among the training shards \(as a\.parquet\)"):
+        TextShards.open(shard.parent)
+    write_shard(shard.with_name("b.parquet"), TEXTS)
+    write_index(shard.parent, ["a.parquet"], "b.parquet", a="11", b="11")
+    with pytest.raises(DataError, match=r"b\.parquet is among the training shards \(as a\.parquet\)"):
+        TextShards.open(shard.parent)
+
+
+@pytest.mark.parametrize(
+    "index", [{}, {"train": ["a.parquet"], "validation": "a.parquet"}, {"train": [], "validation": None, "sha256": {}}]
+)
+def test_an_index_without_hashes_or_shards_ends_in_one_line(shard: Path, index: dict) -> None:
+    write_json(shard.parent / "index.json", index)
+    with pytest.raises(DataError, match=r"index\.json does not list every shard .*run the download stage again"):
+        TextShards.open(shard.parent)
+
+
+def test_null_blank_and_tiny_documents_are_counted_and_a_shard_of_blanks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [None, "", " \n\t", "tiny", "   tiny  ", "long enough"]}), path)
+    assert count_text(path) == TextCounts(documents=6, characters=27, empty_documents=5)
+    pq.write_table(pa.table({"text": pa.array([None, "", " \n\t"], pa.string())}), path)
+    with pytest.raises(DataError, match=r"a\.parquet: all of its 3 documents are empty"):
+        count_text(path)
+
+
+def test_a_flipped_bit_anywhere_in_our_own_shards_never_changes_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"{i * 7919 % 1000:x}" * 9 for i in range(60)]
+    write_shard(path, texts)
+    whole, refused = path.read_bytes(), 0
+    for place in range(4, len(whole), 3):
+        data = bytearray(whole)
+        data[place] ^= 1
+        path.write_bytes(data)
+        try:
+            assert list(documents([path])) == texts
+        except DataError as error:
+            refused += "\n" not in str(error)
+    assert refused > len(whole) / 10
+
+
+def test_bytes_that_are_not_utf_8_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    wrong = pa.array([b"fine text", b"\xff\xfe and more"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": wrong}), path)
+    with pytest.raises(DataError, match="corrupt in row group 0"):
+        count_text(path)

@@ -7,6 +7,7 @@ import pytest
 from nanochat_core.data import retries
 from nanochat_core.data.url_file import fetch_url
 from nanochat_core.errors import DataError
+from tests.hub_faults import refused
 from tests.hub_miniature import write_miniature
 from tests.hub_server import HubServer
 
@@ -49,7 +50,7 @@ def test_a_file_damaged_on_disk_is_fetched_again(own_server: HubServer, tmp_path
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(own_server: HubServer, tmp_path: Path) -> None:
-    own_server.failures["/words_alpha.txt"] = 2
+    own_server.fail("/words_alpha.txt", [refused(503), refused(429, retry_after="0")])
     assert fetch_url(own_server.words_url, tmp_path).exists()
 
 
