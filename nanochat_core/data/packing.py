@@ -15,6 +15,7 @@ third of the tokens.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -33,7 +34,7 @@ class Piece(NamedTuple):
 
     def rest(self, taken: int) -> "Piece":
         """Return the piece without its first `taken` tokens."""
-        return self._replace(tokens=self.tokens[taken:], start=self.start + taken)
+        return Piece(self.tokens[taken:], self.turn, self.document, self.start + taken)
 
 
 @dataclass
@@ -41,7 +42,7 @@ class PackingCounts:
     """What packing has done so far. `cut` are documents that a row's end divided, `split` those longer than a row.
 
     `read` are the tokens of the documents that came, `placed` those that stand in rows, `waiting` those that will; BOS
-    counts in none of them. What is left of `read` is wasted.
+    counts in none of them.
     """
 
     documents: int = 0
@@ -55,20 +56,14 @@ class PackingCounts:
 
     @property
     def wasted(self) -> int:
-        """Tokens that are in no row and will be in none."""
+        """Tokens that were read, are in no row, and will be in none."""
         return self.read - self.placed - self.waiting
 
-    def came(self, piece: Piece) -> None:
+    def came(self, tokens: np.ndarray) -> None:
         """Count a new document."""
         self.documents += 1
-        self.empty += not len(piece.tokens)
-        self.read += len(piece.tokens)
-        self.waiting += len(piece.tokens)
-
-    def went(self, tokens: int) -> None:
-        """Count tokens that have been put into a row."""
-        self.placed += tokens
-        self.waiting -= tokens
+        self.empty += not len(tokens)
+        self.read += len(tokens)
 
     @classmethod
     def total(cls, counts: Iterable["PackingCounts"]) -> "PackingCounts":
@@ -98,49 +93,57 @@ class LengthBuckets:
     """Pieces by length. The longest that fits, and the shortest, are found in a bit mask of the lengths there are.
 
     So a placement costs the same however many documents wait: a few operations on an integer of `longest length` bits
-    (32 words for T = 2,048). Among equals the first to come is the first to go.
+    (32 words for T = 2,048). Among equals the first to come is the first to go. `size` is the number of pieces,
+    `tokens` their tokens; `longest_asked` bounds what `take_longest` will be asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest_asked: int) -> None:
+        self.size = self.tokens = 0
         self._buckets: dict[int, deque[tuple[int, Piece]]] = {}
-        self._mask = 0
-        self._size = 0
+        self._lengths = 0  # bit n is set where there is a piece of n tokens
+        self._up_to = masks_up_to(longest_asked)
         self._arrivals = 0
-
-    def __len__(self) -> int:
-        return self._size
 
     def add(self, piece: Piece) -> None:
         length = len(piece.tokens)
         bucket = self._buckets.get(length)
         if bucket is None:
             bucket = self._buckets[length] = deque()
+        if not bucket:
+            self._lengths |= 1 << length
         bucket.append((self._arrivals, piece))
-        self._mask |= 1 << length
         self._arrivals += 1
-        self._size += 1
+        self.size += 1
+        self.tokens += length
 
     def take_longest(self, at_most: int) -> Piece | None:
         """Remove and return the longest piece of at most so many tokens; None where all are longer."""
-        fitting = self._mask & ((2 << at_most) - 1)
+        fitting = self._lengths & self._up_to[at_most]
         return self._take(fitting.bit_length() - 1) if fitting else None
 
     def take_shortest(self) -> Piece:
         """Remove and return the shortest piece; there must be one."""
-        return self._take((self._mask & -self._mask).bit_length() - 1)
+        return self._take((self._lengths & -self._lengths).bit_length() - 1)
 
     def _take(self, length: int) -> Piece:
         bucket = self._buckets[length]
         _, piece = bucket.popleft()
         if not bucket:
-            self._mask ^= 1 << length
-        self._size -= 1
+            self._lengths ^= 1 << length
+        self.size -= 1
+        self.tokens -= length
         return piece
 
     def pieces(self) -> list[Piece]:
         """Return all pieces in the order in which they came."""
         waiting = [item for bucket in self._buckets.values() for item in bucket]
         return [piece for _, piece in sorted(waiting, key=lambda item: item[0])]
+
+
+@cache
+def masks_up_to(longest: int) -> list[int]:
+    """Return, for each n up to `longest`, the number whose bits 0 to n are set."""
+    return [(2 << length) - 1 for length in range(longest + 1)]
 
 
 class BestFitPacker:
@@ -150,46 +153,49 @@ class BestFitPacker:
         self.counts = PackingCounts()
         self._bos, self._longest, self._more = bos, longest, more
         self._buffer_documents = buffer_documents
-        self._buckets = LengthBuckets()
+        self._buckets = LengthBuckets(longest)
 
     def fill(self, row: np.ndarray) -> None:
-        used, end = 0, len(row)
+        used, end, buckets, placed = 0, len(row), self._buckets, 0
         while used < end:
-            while len(self._buckets) < self._buffer_documents:
-                for piece in self._more():
-                    self._enter(piece)
-            piece = self._buckets.take_longest(end - used - 1)
-            if piece is None:
-                piece = self._cut(self._buckets.take_shortest(), end - used - 1)
+            if buckets.size < self._buffer_documents:
+                self._refill()
+            tokens = (buckets.take_longest(end - used - 1) or self._cut(end - used - 1)).tokens
             row[used] = self._bos
-            used += 1 + len(piece.tokens)
-            row[used - len(piece.tokens) : used] = piece.tokens
-            self.counts.went(len(piece.tokens))
+            first, used = used + 1, used + 1 + len(tokens)
+            row[first:used] = tokens
+            placed += len(tokens)
         self.counts.rows += 1
+        self.counts.placed += placed
+        self.counts.waiting = buckets.tokens
 
-    def _enter(self, piece: Piece) -> None:
-        """Add a new document, cut into rows where it is longer than one."""
-        self.counts.came(piece)
-        self.counts.split += len(piece.tokens) > self._longest
-        while len(piece.tokens) > self._longest:
-            self._buckets.add(piece._replace(tokens=piece.tokens[: self._longest]))
-            piece = piece.rest(self._longest)
-        if len(piece.tokens):
-            self._buckets.add(piece)
+    def _refill(self) -> None:
+        """Read documents until the buffer is full; those longer than a row enter as rows and a rest."""
+        longest = self._longest
+        while self._buckets.size < self._buffer_documents:
+            for piece in self._more():
+                self.counts.came(piece.tokens)
+                self.counts.split += len(piece.tokens) > longest
+                while len(piece.tokens) > longest:
+                    self._buckets.add(Piece(piece.tokens[:longest], piece.turn, piece.document, piece.start))
+                    piece = piece.rest(longest)
+                if len(piece.tokens):
+                    self._buckets.add(piece)
 
-    def _cut(self, piece: Piece, space: int) -> Piece:
-        """Return the first `space` tokens of a piece that is longer; the rest waits again."""
+    def _cut(self, space: int) -> Piece:
+        """Return the first `space` tokens of the shortest piece, which is longer; the rest waits again."""
+        piece = self._buckets.take_shortest()
         self.counts.cut += space > 0
         self._buckets.add(piece.rest(space))
-        return piece._replace(tokens=piece.tokens[:space])
+        return Piece(piece.tokens[:space], piece.turn, piece.document, piece.start)
 
     def pieces(self) -> list[Piece]:
         return self._buckets.pieces()
 
     def restore(self, pieces: Iterable[tuple[Piece, int]]) -> None:
-        self._buckets = LengthBuckets()
-        for piece, length in pieces:
-            self._buckets.add(piece._replace(tokens=piece.tokens[piece.start : piece.start + length]))
+        self._buckets = LengthBuckets(self._longest)
+        for (tokens, turn, document, start), length in pieces:
+            self._buckets.add(Piece(tokens[start : start + length], turn, document, start))
 
 
 class StreamPacker:
@@ -204,7 +210,7 @@ class StreamPacker:
     def fill(self, row: np.ndarray) -> None:
         while self._held < len(row):
             for piece in self._more():
-                self.counts.came(piece)
+                self.counts.came(piece.tokens)
                 self._enter(piece)
         self._copy(row)
         self._advance(len(row) - 1)
@@ -227,15 +233,16 @@ class StreamPacker:
 
     def _advance(self, tokens: int) -> None:
         self._held -= tokens
-        self.counts.went(tokens)
+        self.counts.placed += tokens
         while tokens >= len(self._waiting[0].tokens):
             gone = self._waiting.popleft()
             tokens -= len(gone.tokens)
-            self.counts.went(-(gone.start == 0))  # its BOS
+            self.counts.placed -= gone.start == 0  # its BOS
         if tokens and self._waiting[0].start == 0:
             self.counts.cut += 1
-            self.counts.went(-1)
+            self.counts.placed -= 1
         self._waiting[0] = self._waiting[0].rest(tokens)
+        self.counts.waiting = self._held - sum(piece.start == 0 for piece in self._waiting)
 
     def pieces(self) -> list[Piece]:
         return list(self._waiting)
@@ -254,12 +261,12 @@ def reference_rows(documents: Iterable[np.ndarray], bos: int, row_tokens: int) -
     next 128 come in; the longest that fits is taken, else the shortest, whose end is thrown away.
     """
     source = iter(documents)
-    buckets = LengthBuckets()
+    buckets = LengthBuckets(row_tokens)
     while True:
         row, used = np.empty(row_tokens, np.int64), 0
         while used < row_tokens:
             _refill(buckets, source)
-            if not len(buckets):
+            if not buckets.size:
                 return
             piece = buckets.take_longest(row_tokens - used - 1) or buckets.take_shortest()
             size = min(len(piece.tokens), row_tokens - used - 1)
@@ -270,9 +277,9 @@ def reference_rows(documents: Iterable[np.ndarray], bos: int, row_tokens: int) -
 
 
 def _refill(buckets: LengthBuckets, source: Iterator[np.ndarray]) -> None:
-    while len(buckets) < REFERENCE_BUFFER:
-        before = len(buckets)
+    while buckets.size < REFERENCE_BUFFER:
+        before = buckets.size
         for _, tokens in zip(range(REFERENCE_REFILL), source, strict=False):
             buckets.add(Piece(tokens, 0, 0, 0))
-        if len(buckets) == before:
+        if buckets.size == before:
             return

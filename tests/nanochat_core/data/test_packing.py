@@ -58,8 +58,7 @@ def test_best_fit_loses_no_token_repeats_none_and_reorders_none(lengths: list[in
     seen = sorted(token for piece in [*given_out, *waiting] for token in piece)
     assert len(seen) == len(set(seen))
     counts = packer.counts
-    assert counts.read == sum(lengths) and counts.placed >= sum(map(len, given_out))
-    assert counts.placed + sum(map(len, waiting)) == counts.read and counts.wasted == 0
+    assert counts.read == sum(lengths) and counts.placed == sum(map(len, given_out))
     document_of = {token: index for index, tokens in enumerate(documents) for token in tokens.tolist()}
     for row in rows:
         assert row[0] == BOS and (row >= 0).all()
@@ -76,7 +75,7 @@ def test_a_stream_is_its_documents_one_after_the_other(lengths: list[int], row_t
     packer = StreamPacker(BOS, lambda: next(source))
     rows = packed(packer, row_tokens)
     counts = packer.counts
-    assert counts.placed == sum(int((row[:-1] != BOS).sum()) for row in rows) and counts.wasted == 0
+    assert counts.placed == sum(int((row[:-1] != BOS).sum()) for row in rows)
     stream = [token for tokens in documents if len(tokens) for token in (BOS, *tokens.tolist())]
     assert len(rows) == max(0, len(stream) - 1) // (row_tokens - 1)
     for index, row in enumerate(rows):
@@ -107,7 +106,7 @@ class LinearScan:
 @given(st.lists(st.tuples(st.sampled_from(["add", "longest", "shortest"]), st.integers(0, 30)), max_size=80))
 @settings(max_examples=300)
 def test_buckets_find_what_a_linear_scan_finds(actions: list[tuple[str, int]]) -> None:
-    buckets, scan = LengthBuckets(), LinearScan()
+    buckets, scan = LengthBuckets(30), LinearScan()
     for number, (action, size) in enumerate(actions):
         if action == "add":
             piece = Piece(np.zeros(size), number, 0, 0)
@@ -117,8 +116,23 @@ def test_buckets_find_what_a_linear_scan_finds(actions: list[tuple[str, int]]) -
             assert buckets.take_longest(size) is scan.take_longest(size)
         elif scan.waiting:
             assert buckets.take_shortest() is scan.take_shortest()
-        assert len(buckets) == len(scan.waiting)
+        assert buckets.size == len(scan.waiting)
+        assert buckets.tokens == sum(len(piece.tokens) for piece in scan.waiting)
         assert [piece.turn for piece in buckets.pieces()] == [piece.turn for piece in scan.waiting]
+
+
+@pytest.mark.parametrize("packing", ["stream", "best_fit"])
+def test_no_token_is_wasted_after_any_row(packing: str) -> None:
+    source = feed(make_documents(np.random.default_rng(0).integers(0, 60, 400).tolist()))
+
+    def more() -> list[Piece]:
+        return next(source)
+
+    packer = StreamPacker(BOS, more) if packing == "stream" else BestFitPacker(BOS, 20, more, buffer_documents=16)
+    for _ in range(200):
+        packer.fill(np.empty(21, int))
+        assert packer.counts.read > 0 == packer.counts.wasted
+        assert packer.counts.waiting == sum(int((piece.tokens != BOS).sum()) for piece in packer.pieces())
 
 
 def test_documents_longer_than_a_row_fill_rows_instead_of_the_buffer() -> None:
