@@ -1,21 +1,48 @@
 """The pretraining text, and the data sets that conversations and benchmarks are made from."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
 from prefect import flow
 
 from flows.pipeline_run import make_stages
 from flows.run_names import named
+from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Stage, StageOutcome, StageParams
+from nanochat_core import recipes
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
+
+
+def fetch_shards(tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[str, Path]) -> list[ShardTask]:
+    return tasks.fetch(spec.download) if spec.download.source == "hub" else []
+
+
+def fetch_first_shards(tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[str, Path]) -> list[ShardTask]:
+    return tasks.fetch(recipes.tokenizer_text(spec))
+
 
 DOWNLOAD = Stage(
     name="download",
     part="download",
     module="nanochat_core.data.download",
-    version=1,
+    version=2,  # index.json has the shards' hashes
     params=lambda spec: StageParams.of(spec.download),
     reads_hub=True,
+    shard_tasks=fetch_shards,
 )
+FIRST_DOWNLOAD = replace(  # so that the tokenizer waits for few shards, and more of them do not train it again
+    DOWNLOAD,
+    name="download_first",
+    params=lambda spec: StageParams.of(recipes.tokenizer_text(spec)),
+    shard_tasks=fetch_first_shards,
+)
+
+
+def tokenizer_text(spec: PipelineSpec) -> Stage:
+    """Return the stage whose text the tokenizer learns from: that of pretraining, where it needs all of it."""
+    return DOWNLOAD if recipes.tokenizer_text(spec) == spec.download else FIRST_DOWNLOAD
 
 
 def task_data_inputs(spec: PipelineSpec) -> dict[str, Stage]:

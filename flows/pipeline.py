@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import Flow, flow
 
 from flows import evaluate
-from flows.download import DOWNLOAD, TASK_DATA, download
+from flows.download import TASK_DATA, download
 from flows.midtrain import MIDTRAIN, midtrain
 from flows.pipeline_run import PipelineRun
 from flows.pretrain import PRETRAIN, pretrain
@@ -16,7 +16,7 @@ from flows.rl import RL, rl
 from flows.run_names import named
 from flows.sft import SFT, sft
 from flows.stage import StageOutcome
-from flows.train_tokenizer import TOKENIZER, train_tokenizer
+from flows.train_tokenizer import train_tokenizer
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
@@ -45,8 +45,7 @@ class PipelineResult:
 def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - frozen; it fills the form in the UI
     """Make a chat model from raw text, evaluate it at every stage, and write the report."""
     with PipelineRun(spec) as run:
-        run.make(DOWNLOAD, TASK_DATA, TOKENIZER)
-        run.make(PRETRAIN, evaluate.BASE)
+        run.make(TASK_DATA, PRETRAIN, evaluate.BASE)  # a stage's inputs come first: text and tokenizer
         if spec.midtrain:
             run.make(MIDTRAIN, evaluate.MID)
         run.make(SFT, evaluate.CHAT)

@@ -16,6 +16,7 @@ from flows import background, environment, launch, run_artifacts, run_lock
 from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say, warn
 from flows.run_names import what_is_new
+from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
 from nanochat_core import artifacts, paths, recipes
@@ -67,6 +68,7 @@ class PipelineRun:
         self._alive = ExitStack()
         self.name = run_lock.first_name(self.base, self._id, run_name(self.spec))
         self._tracker = Tracker(self.base, self.name, spec=self.spec, tags=self._tags())
+        self._shards = ShardTasks(self.spec, self.base)
 
     def _tags(self) -> dict[str, str]:
         tags = {
@@ -86,6 +88,7 @@ class PipelineRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._shards.close(is_abandoned=kind is not None)
         for note in made_by_other_code(self.outcomes.values(), launch.git_commit()):
             get_run_logger().info(note)
             if not self._sweep:
@@ -96,19 +99,53 @@ class PipelineRun:
 
     def make(self, *stages: Stage) -> None:
         """Make the stages, in order, and whatever of their inputs is missing."""
+        for source in self._sources(stages):
+            if source.shard_tasks and not self._is_done(source, {}):
+                self._begin(source, {})
         for stage in stages:
             self.outcome(stage)
 
     def outcome(self, stage: Stage) -> StageOutcome:
         """Return the finished stage, making it and its inputs where they are not there yet."""
         if stage.name not in self.outcomes:
-            inputs = {name: self.outcome(source) for name, source in stage.inputs(self.spec).items()}
+            inputs = self._make_inputs(stage)
             if not self._is_done(stage, inputs):
                 inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
+                self._prepare(stage, inputs)
             self.outcomes[stage.name] = self._perform(stage, inputs)
             if self._is_newest:
                 self._remember()
         return self.outcomes[stage.name]
+
+    def _make_inputs(self, stage: Stage) -> dict[str, StageOutcome]:
+        """Make the inputs, in order. What the stage's shards need begins in between, as soon as it can."""
+        inputs: dict[str, StageOutcome] = {}
+        for name, source in stage.inputs(self.spec).items():
+            if inputs:
+                self._begin(stage, inputs)
+            inputs[name] = self.outcome(source)
+        return inputs
+
+    def _sources(self, stages: Iterable[Stage]) -> list[Stage]:
+        """Return what is made from nothing of all that these stages need and is not there yet, the first needed first.
+
+        Their shards begin to come at once, and go on coming while other stages run.
+        """
+        found: dict[str, Stage] = {}
+        for stage in stages:
+            if stage.name not in self.outcomes:
+                inputs = stage.inputs(self.spec).values()
+                found |= {source.name: source for source in (self._sources(inputs) if inputs else [stage])}
+        return list(found.values())
+
+    def _begin(self, stage: Stage, inputs: Mapping[str, StageOutcome]) -> list[ShardTask]:
+        folders = {name: outcome.folder for name, outcome in inputs.items()}
+        return stage.shard_tasks(self._shards, self.spec, folders) if stage.shard_tasks else []
+
+    def _prepare(self, stage: Stage, inputs: Mapping[str, StageOutcome]) -> None:
+        """Have the stage's shards ready, as far as tasks can do that."""
+        if tasks := self._begin(stage, inputs):
+            self._shards.wait(tasks, stage.name)
 
     def _is_done(self, stage: Stage, inputs: dict[str, StageOutcome]) -> bool:
         watch = Watch(StageProgress(stage.name), LiveView(stage.name), self._tracker.stage(stage.name))
@@ -121,6 +158,7 @@ class PipelineRun:
         if self.outcomes[stage.name].is_pruned:
             warn(f"{stage.name} runs again: what it made was removed by `nanochat gc`, and is needed now")
             inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
+            self._prepare(stage, inputs)
             self.outcomes[stage.name] = self._perform(stage, inputs, needs_files=True)
         return self.outcomes[stage.name]
 

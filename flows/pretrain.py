@@ -1,23 +1,36 @@
 """Pretraining: the base model, from text."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from prefect import flow
 
 from flows.download import DOWNLOAD
 from flows.pipeline_run import make_stages
 from flows.run_names import named
+from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
+
+def tokenise_shards(tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[str, Path]) -> list[ShardTask]:
+    """Begin with the shards that are there as soon as the tokenizer is; none where text is encoded on the fly."""
+    if spec.pretrain.runtime.tokens == "on_the_fly":
+        return []
+    return tasks.tokenise(inputs["tokenizer"], inputs.get("text"))
+
+
 PRETRAIN = Stage(
     name="pretrain",
     part="pretrain",
     module="nanochat_core.stages.pretrain",
-    version=1,
+    version=2,  # rows come in another order
     params=lambda spec: StageParams.of(spec.pretrain),
-    inputs=lambda spec: {"text": DOWNLOAD, "tokenizer": TOKENIZER},
+    inputs=lambda spec: {"tokenizer": TOKENIZER, "text": DOWNLOAD},  # the text goes on coming while the first is made
     uses_torchrun=True,
+    shard_tasks=tokenise_shards,
 )
 
 

@@ -9,7 +9,7 @@ Prefect's cache counts only while the manifest on disk verifies, and a lost reco
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from prefect.tasks import MaterializingTask
 
 from flows import launch, locks, training_limit
 from flows.progress import warn
+from flows.shard_tasks import ShardTask, ShardTasks
 from nanochat_core import artifacts, paths, specs
 from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
 from nanochat_core.errors import StageFailed
@@ -67,6 +68,15 @@ class Stage:
     inputs: Callable[[PipelineSpec], dict[str, "Stage"]] = lambda spec: {}
     uses_torchrun: bool = False
     reads_hub: bool = False
+    shard_tasks: "ShardWork | None" = None
+
+
+class ShardWork(Protocol):
+    """What a stage that is not done has prepared for it shard by shard, while others run (flows/shard_tasks.py)."""
+
+    def __call__(self, tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[str, Path]) -> list[ShardTask]:
+        """Begin it with the folders of the inputs that are there by now; return what to wait for before the stage."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def opened(spec: SweepSpec) -> Iterator[tuple[str, Tracker]]:
 def make_text(spec: PipelineSpec, *, sweep_name: str, with_core: bool) -> list[StageOutcome]:
     """Make what the models of a sweep share."""
     with PipelineRun(spec, sweep=sweep_name) as run:
-        run.make(DOWNLOAD, TOKENIZER, *([TASK_DATA] if with_core else []))
+        run.make(TOKENIZER, DOWNLOAD, *([TASK_DATA] if with_core else []))
     return list(run.outcomes.values())
 
 
@@ -129,8 +129,8 @@ def share_text(member: Member, name: str, *, with_core: bool) -> float | None:
     """Make text and tokenizer; return about how many tokens the text has. Without them there is nothing to sweep."""
     spec = member.spec.model_copy(update={"run_name": f"{name[:90]}-text"})
     outcomes = make_text(spec, sweep_name=name, with_core=with_core)
-    metrics: dict[str, Any] = {key: value for outcome in outcomes for key, value in outcome.metrics.items()}
-    characters, length = metrics.get("train_characters"), metrics.get("bytes_per_token")
+    metrics = {outcome.stage: outcome.metrics for outcome in outcomes}
+    characters, length = metrics["download"].get("train_characters"), metrics["tokenizer"].get("bytes_per_token")
     return characters / length if characters and length else None
 
 

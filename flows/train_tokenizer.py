@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.download import DOWNLOAD
+from flows.download import tokenizer_text
 from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
@@ -13,9 +13,9 @@ TOKENIZER = Stage(
     name="tokenizer",
     part="tokenizer",
     module="nanochat_core.stages.tokenizer",
-    version=1,
+    version=2,  # learned by rustbpe
     params=lambda spec: StageParams.of(spec.tokenizer),
-    inputs=lambda spec: {"text": DOWNLOAD},
+    inputs=lambda spec: {"text": tokenizer_text(spec)},
 )
 
 

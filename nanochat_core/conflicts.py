@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from nanochat_core.errors import did_you_mean
@@ -72,6 +73,7 @@ def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
         *_unknown_tasks(spec),
         *_missing_path(spec),
         *_devices(launch, gpus),
+        *_shard_workers(launch),
         *(_batches(spec, ranks * launch.nnodes) if launch.nproc_per_node is None else []),
     ]
 
@@ -297,6 +299,11 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
     path = spec.download.path
     if spec.download.source == "path" and path and not Path(path).expanduser().is_dir():
         yield f"download.path: there is no folder {path!r} on this machine"
+
+
+def _shard_workers(launch: LaunchSpec) -> Iterator[str]:
+    if launch.shard_tasks == "dask" and find_spec("prefect_dask") is None:
+        yield "launch.shard_tasks: 'dask' needs an extra; pip install 'nanochat[dask]', or use 'threads'"
 
 
 def _devices(launch: LaunchSpec, gpus: int) -> Iterator[str]:

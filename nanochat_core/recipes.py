@@ -11,6 +11,7 @@ from nanochat_core.model.accounting import derive_shape, flops_per_token, parame
 from nanochat_core.optim import scaling
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import (
+    PACKING,
     ConversationsSpec,
     DataSource,
     DownloadSpec,
@@ -30,6 +31,7 @@ from nanochat_core.specs import (
 FINEWEB = "karpathy/fineweb-edu-100b-shuffle"
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 ALL_TASK_DATA: tuple[TaskDataset, ...] = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
+SHORT_VOCAB = 1 << 16  # as in tokenizer/bpe.py: ids below it take two bytes
 CHAT_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")
 
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
@@ -205,7 +207,10 @@ def derive(spec: PipelineSpec) -> PipelineSpec:
     vocab_size, ratio = spec.tokenizer.vocab_size, pretrain.tokens_per_parameter
     total = pretrain.total_batch_tokens or scaling.batch_tokens(model, vocab_size, ratio)
     steps = pretrain.steps or max(1, scaling.horizon_tokens(model, vocab_size, ratio) // total)
-    pretrain = pretrain.model_copy(update={"model": model, "total_batch_tokens": total, "steps": steps})
+    packing = pretrain.packing or PACKING[model.arch]
+    pretrain = pretrain.model_copy(
+        update={"model": model, "total_batch_tokens": total, "steps": steps, "packing": packing}
+    )
     download = spec.download
     if download.source == "hub" and download.train_shards is None:
         download = download.model_copy(update={"train_shards": scaling.train_shards(steps * total)})
@@ -242,6 +247,28 @@ def unsupported(spec: PipelineSpec) -> str | None:
     return f"The recipe {spec.recipe} can be planned but not run: {'; '.join(reasons)}." if reasons else None
 
 
+def tokenizer_text(spec: PipelineSpec) -> DownloadSpec:
+    """Return what the tokenizer of a derived spec learns from: of the Hub's shards no more than its characters need."""
+    shards = spec.download.train_shards
+    if spec.download.source != "hub" or shards is None:
+        return spec.download
+    enough = scaling.shards_of(spec.tokenizer.max_characters)
+    return spec.download.model_copy(update={"train_shards": min(shards, enough)})
+
+
+def token_file_bytes(spec: PipelineSpec) -> int | None:
+    """Return about what the tokenised text of a derived spec takes on disk; None where the text's size is not known."""
+    if spec.pretrain.runtime.tokens == "on_the_fly":
+        return 0
+    characters: dict[str, int | None] = {
+        "hub": (spec.download.train_shards or 0) * scaling.SHARD_CHARACTERS,
+        "local": spec.download.local_characters,
+    }
+    known = characters.get(spec.download.source)
+    bytes_per_token = 2 if spec.tokenizer.vocab_size <= SHORT_VOCAB else 4
+    return None if known is None else int(known / scaling.CHARACTERS_PER_TOKEN) * bytes_per_token
+
+
 def plan(spec: PipelineSpec) -> dict[str, Any]:
     """Return every derived number of a resolved spec, by name."""
     pretrain, vocab_size = spec.pretrain, spec.tokenizer.vocab_size
@@ -266,4 +293,6 @@ def plan(spec: PipelineSpec) -> dict[str, Any]:
         "rate factor of the batch": scaling.rate_batch_factor(model, pretrain.total_batch_tokens),
         "rate factor of the width": scaling.rate_width_factor(model.n_embd),
         "training shards": spec.download.train_shards,
+        "shards for the tokenizer": tokenizer_text(spec).train_shards,
+        "tokens on disk (bytes)": token_file_bytes(spec),
     }

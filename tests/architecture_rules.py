@@ -33,7 +33,9 @@ TORCH_FREE = (
     "optim.scaling_laws",
     "optim.isoflop",
     "data.download",
+    "data.hub_shards",
     "data.shards",
+    "data.token_shards",
     "inference.interface",
 )
 
@@ -87,7 +89,7 @@ PROCESS_STARTERS = (
     "os.posix_spawn",
     "os.posix_spawnp",
 )
-MAY_START_PROCESSES = ("flows.launch", "flows.guard", "tasks_eval.sandbox")
+MAY_START_PROCESSES = ("flows.launch", "flows.guard", "flows.shard_runners", "tasks_eval.sandbox")
 
 UNPICKLERS = ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

@@ -13,6 +13,8 @@ REFERENCE_BATCH_TOKENS = 2**19
 REFERENCE_DEPTH = 12
 REFERENCE_WIDTH = 768
 REFERENCE_WEIGHT_DECAY = 0.28
+CHARACTERS_PER_TOKEN = 4.8
+SHARD_CHARACTERS = 250_000_000  # of the pretraining data sets on the Hub
 
 
 def _reference_tokens(model: ModelSpec, vocab_size: int, ratio: float) -> float:
@@ -63,6 +65,17 @@ def rate_width_factor(n_embd: int) -> float:
     return (n_embd / REFERENCE_WIDTH) ** -0.5
 
 
-def train_shards(tokens: int, *, characters_per_token: float = 4.8, shard_characters: int = 250_000_000) -> int:
+def train_shards(
+    tokens: int, *, characters_per_token: float = CHARACTERS_PER_TOKEN, shard_characters: int = SHARD_CHARACTERS
+) -> int:
     """Return how many shards hold `tokens` tokens, with a tenth in reserve."""
-    return max(1, math.ceil(1.1 * tokens * characters_per_token / shard_characters))
+    return shards_of(tokens * characters_per_token, shard_characters=shard_characters)
+
+
+def shards_of(characters: float, *, shard_characters: int = SHARD_CHARACTERS) -> int:
+    """Return how many shards hold so many characters, with a tenth in reserve.
+
+    >>> shards_of(2_000_000_000)
+    9
+    """
+    return max(1, math.ceil(1.1 * characters / shard_characters))

@@ -29,6 +29,7 @@ UNITS = [
     "minutes",
     "parameter",
     "passes",
+    "processes",
     "questions",
     "ranks",
     "rate",
