@@ -89,7 +89,7 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
         "header": header(spec, stages, seconds),
         "stages": {name: stage_entry(files, seconds[name]) for name, files in stages.items()},
         "data": data_entry(spec, stages),
-        "tokenizer": stages["tokenizer"].metrics if "tokenizer" in stages else {},
+        "tokenizer": tokenizer_entry(stages["tokenizer"]) if "tokenizer" in stages else {},
         **numbers,
         "scores": scores_entry(spec.recipe, evaluations),
         "samples": {model: samples(files) for model, files in evaluations.items()},
@@ -158,6 +158,11 @@ def data_entry(spec: PipelineSpec, stages: Mapping[str, StageFiles]) -> dict[str
         if name.startswith("conversations_"):
             entry |= {f"{name}_{key}": value for key, value in files.metrics.items()}
     return entry
+
+
+def tokenizer_entry(files: StageFiles) -> dict[str, Any]:
+    """Return the vocabulary's figures and, where the stage made one, its comparison with other vocabularies."""
+    return files.metrics | {key: files.details[key] for key in ("comparison",) if key in files.details}
 
 
 def flat_scores(evaluation: StageFiles) -> dict[str, Any]:

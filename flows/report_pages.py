@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flows.report_plots import Plot, svg
+from flows.report_tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
 
 MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "rl": "RL"}
 TRAINING_TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "rl": "RL"}
@@ -57,6 +58,9 @@ class Section:
 def render(report: Mapping[str, Any], plots: Sequence[Plot]) -> dict[str, str]:
     """Return the text of every file beside report.json, by relative path."""
     pictures = {plot.name: svg(plot) for plot in plots}
+    if comparison := report["tokenizer"].get("comparison"):
+        bars = comparison_bars(comparison)
+        pictures[bars.name] = bars_svg(bars)
     return lay_out(f"nanochat: {report['run']['name']}", headlines(report), sections(report, plots), pictures)
 
 
@@ -140,7 +144,7 @@ def sections(report: Mapping[str, Any], plots: Sequence[Plot]) -> list[Section]:
         Section("Run", facts=_run_facts(report)),
         _stages(report),
         Section("Data", facts=_facts(report["data"])),
-        Section("Tokenizer", facts=_facts(report["tokenizer"])),
+        _tokenizer(report["tokenizer"]),
         Section("Training curves", plots=plots),
         _scores(report),
         *(
@@ -194,6 +198,17 @@ def _origin(stage: Mapping[str, Any]) -> str:
     if not stage["cached"]:
         return "ran"
     return f"cached, by {stage['git_commit']}" if stage["git_commit"] else "cached"
+
+
+def _tokenizer(values: Mapping[str, Any]) -> Section:
+    """The vocabulary in figures and, where it was compared with others, the table of that."""
+    comparison = values.get("comparison")
+    if comparison is None:
+        return Section("Tokenizer", facts=_facts(values))
+    columns, rows = comparison_table(comparison)
+    facts = {name: value for name, value in values.items() if not name.startswith("bytes_per_token_")}
+    note, plots = comparison_note(comparison), [comparison_bars(comparison)]
+    return Section("Tokenizer", note=note, facts=_facts(facts), columns=columns, rows=rows, plots=plots)
 
 
 def _scores(report: Mapping[str, Any]) -> Section:

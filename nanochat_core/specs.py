@@ -129,6 +129,11 @@ class TokenizerSpec(Spec):
     )
     max_characters: int = Field(2_000_000_000, ge=1, description="characters of training text")
     document_characters: int = Field(10_000, ge=1, description="characters that a document is cut to")
+    fetch_references: bool = runtime_field(
+        False,
+        description="download the vocabularies of GPT-2 and GPT-4 (3 MB) to compare with, where tiktoken does not have "
+        "them; off: a table stands in",
+    )
 
 
 class ModelSpec(Spec):

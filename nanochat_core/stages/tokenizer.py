@@ -1,12 +1,14 @@
 """The tokenizer stage: learns a vocabulary from the training shards. Torch-free; `python -m … FOLDER/spec.json`.
 
-In: params TokenizerSpec, input `text`. Out: tokenizer.json, and in result.json how well it compresses held-out text.
+In: params TokenizerSpec, input `text`. Out: tokenizer.json, and in result.json how well it compresses held-out text and
+the sample texts, beside GPT-2's and GPT-4's vocabularies.
 """
 
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from nanochat_core import artifacts
 from nanochat_core.artifacts import StageFolder, run_stage
@@ -14,7 +16,9 @@ from nanochat_core.data.shards import INDEX_NAME, TextShards, documents
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import TokenizerSpec, parse_params
 from nanochat_core.tokenizer.bpe import FILE_NAME, Tokenizer
+from nanochat_core.tokenizer.comparison import OWN, ComparedText, compare_held_out, compare_samples
 from nanochat_core.tokenizer.compression import Compression, measure
+from nanochat_core.tokenizer.public_vocabularies import VOCABULARIES, public_encodings
 
 HELD_OUT_CHARACTERS = 10_000_000  # of the validation shard, for the compression
 CHECKED_DOCUMENTS = 32  # encoded by tokenizer.json and by tiktoken, to see that the two agree
@@ -55,8 +59,14 @@ def work(folder: StageFolder) -> None:
         tokenizer = Tokenizer.train(counter.limited(documents(shards.train)), spec.vocab_size)
     _check_against_file(tokenizer, list(itertools.islice(documents([shards.validation]), CHECKED_DOCUMENTS)))
     held_out = measure(tokenizer, _first_characters(shards))
+    references = public_encodings(fetch=spec.fetch_references)
+    compared = compare_samples(tokenizer, references)
+    metrics = _metrics(tokenizer, counter, held_out) | _sample_metrics(compared)
+    compared.append(compare_held_out(held_out, references, partial(_first_characters, shards)))
     tokenizer.save(folder.path)
-    folder.write_result(_metrics(tokenizer, counter, held_out), [FILE_NAME], _details(tokenizer))
+    folder.write_result(
+        metrics, [FILE_NAME], _details(tokenizer) | {"comparison": _comparison(tokenizer, references, compared)}
+    )
 
 
 def _check_against_file(tokenizer: Tokenizer, texts: list[str]) -> None:
@@ -86,6 +96,21 @@ def _metrics(tokenizer: Tokenizer, counter: TextCounter, held_out: Compression) 
         "held_out_tokens": held_out.tokens,
         "train_documents": counter.documents,
         "train_characters": counter.characters,
+    }
+
+
+def _sample_metrics(samples: list[ComparedText]) -> dict[str, float | int]:
+    return {f"bytes_per_token_{sample.name}": round(sample.bytes_per_token(OWN), 4) for sample in samples}
+
+
+def _comparison(tokenizer: Tokenizer, measured: Iterable[str], texts: list[ComparedText]) -> dict[str, object]:
+    """For the report: what each vocabulary makes of each text, and of which vocabularies a table says so."""
+    vocabularies: dict[str, dict[str, object]] = {OWN: {"title": "ours", "size": tokenizer.vocab_size}}
+    vocabularies |= {name: {"title": known.title, "size": known.size} for name, known in VOCABULARIES.items()}
+    return {
+        "vocabularies": vocabularies,
+        "from_table": [name for name in VOCABULARIES if name not in set(measured)],
+        "texts": [asdict(text) for text in texts],
     }
 
 

@@ -1,12 +1,14 @@
 """How well a tokenizer compresses text: bytes per token, on text that it was not trained on. Torch-free."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 TEXTS_PER_BATCH = 256
+TokenCounter = Callable[[Sequence[str]], int]  # how many tokens some texts are, all together
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,21 @@ class Compression:
 
 def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Compression:
     """Return the sizes of `texts`, all together, encoded document by document."""
-    count = characters = size = tokens = 0
+    return measure_by(partial(count_tokens, tokenizer), texts)
+
+
+def measure_by(count: TokenCounter, texts: Iterable[str]) -> Compression:
+    """Return the sizes of `texts`, their tokens counted by `count`."""
+    documents = characters = size = tokens = 0
     remaining = iter(texts)
     while batch := list(itertools.islice(remaining, TEXTS_PER_BATCH)):
-        count += len(batch)
+        documents += len(batch)
         characters += sum(map(len, batch))
         size += sum(len(text.encode(errors="replace")) for text in batch)
-        tokens += int(tokenizer.encode_flat(batch)[1][-1])
-    return Compression(count, characters, size, tokens)
+        tokens += count(batch)
+    return Compression(documents, characters, size, tokens)
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """Return how many tokens `tokenizer` makes of `texts`, all together."""
+    return int(tokenizer.encode_flat(texts)[1][-1])

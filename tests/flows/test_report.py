@@ -11,6 +11,7 @@ import pytest
 from flows.report import code_size, cost, flat_scores, read_stage, report, wall_seconds
 from flows.report_pages import duration, markdown_cell, markdown_quote, shown
 from flows.report_plots import Plot, svg
+from flows.report_tokenizer import comparison_note
 from flows.stage import StageOutcome
 from nanochat_core.errors import ArtifactError
 from nanochat_core.recipes import recipe, resolve
@@ -84,6 +85,43 @@ def test_report_json_has_the_numbers_that_show_learning(full_report: Path) -> No
     assert content["sft"]["spelling_accuracy"] == 0.6125
     assert content["rl"] | {"reward_before": 0.6, "reward_after": 0.7, "reward_gain_low": 0.05} == content["rl"]
     assert content["tokenizer"]["bytes_per_token"] == 2.91
+
+
+COMPARISON = {
+    "vocabularies": {
+        "own": {"title": "ours", "size": 2048},
+        "gpt2": {"title": "GPT-2", "size": 50257},
+        "cl100k_base": {"title": "GPT-4", "size": 100277},
+    },
+    "from_table": ["gpt2", "cl100k_base"],
+    "texts": [
+        {"name": "code", "bytes": 3000, "tokens": {"own": 1000, "gpt2": 1200, "cl100k_base": 800}},
+        {"name": "held_out", "bytes": 9876543, "tokens": {"own": 3000000}},
+    ],
+}
+
+
+def test_the_vocabulary_is_compared_with_others_in_a_table_and_a_picture(tmp_path: Path) -> None:
+    metrics = METRICS["tokenizer"] | {"bytes_per_token_code": 3.0}
+    tokenizer = outcome_of(tmp_path, "tokenizer", metrics=metrics, details={"comparison": COMPARISON})
+    folder = report(tmp_path, resolve(recipe("demo")), [tokenizer, base_evaluation(tmp_path)], "run")
+    text = (folder / "report.md").read_text()
+    header = "| text | bytes | ours (2,048) | GPT-2 (50,257) | GPT-4 (100,277) | ours to GPT-2 | ours to GPT-4 |"
+    assert (
+        f"\n\n{header}\n|---|---|---|---|---|---|---|\n| code | 3,000 | 3.00 | 2.50 | 3.75 | +20.0 % | -20.0 % |\n"
+        in text
+    )
+    assert "| held out | 9,876,543 | 3.29 | – | – | – | – |\n\n![" in text
+    assert "GPT-2 and GPT-4 are from a table that comes with the code" in text
+    assert "bytes per token code" not in text and "| bytes per token | 2.91 |" in text
+    picture = (folder / "plots" / "tokenizer_comparison.svg").read_text()
+    assert all(word in picture for word in ("GPT-2", "GPT-4", "held out"))
+    assert "<figcaption>Tokenizer: bytes per token</figcaption><svg" in (folder / "report.html").read_text()
+    assert read(folder)["tokenizer"]["comparison"] == COMPARISON
+
+
+def test_measured_vocabularies_need_no_excuse() -> None:
+    assert "table" not in comparison_note(COMPARISON | {"from_table": []})
 
 
 def test_the_newest_report_is_found_as_latest(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 from nanochat_core.artifacts import sha256_of, write_json
 from nanochat_core.data.shards import write_shard
 from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.tokenizer.comparison import sample_text
 from tests.hub_miniature import sentence
 
 
@@ -23,7 +25,8 @@ def run_stage(base: Path, **params: Any) -> subprocess.CompletedProcess[str]:
     }
     write_json(folder / "spec.json", request)
     command = [sys.executable, "-m", "nanochat_core.stages.tokenizer", str(folder / "spec.json")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(base / "no-vocabularies")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def write_text(base: Path) -> None:
@@ -51,6 +54,20 @@ def test_the_stage_learns_the_vocabulary_and_measures_it_on_held_out_text(tmp_pa
     assert result["metrics"]["train_documents"] == 50
     assert 3 < result["metrics"]["bytes_per_token"] < 8
     assert result["details"]["sha256"] == tokenizer.hash
+    check_comparison(result, tokenizer)
+
+
+def check_comparison(result: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Each sample and the held-out text are there, with the table's numbers beside our own on the samples."""
+    comparison = result["details"]["comparison"]
+    assert comparison["from_table"] == ["gpt2", "cl100k_base"]
+    *samples, held_out = comparison["texts"]
+    for row in samples:
+        own = len(tokenizer.encode(sample_text(row["name"])))
+        assert row["tokens"]["own"] == own
+        assert set(row["tokens"]) == set(comparison["vocabularies"]) == {"own", "gpt2", "cl100k_base"}
+        assert result["metrics"][f"bytes_per_token_{row['name']}"] == round(row["bytes"] / own, 4)
+    assert held_out["tokens"] == {"own": result["metrics"]["held_out_tokens"]}
 
 
 def test_a_vocabulary_that_the_text_does_not_support_ends_in_one_line(tmp_path: Path) -> None:
