@@ -6,7 +6,7 @@ it reads next, and where the documents are that it has read and not yet packed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class TokenLoader:
             places = [(piece.turn, piece.document, piece.start, len(piece.tokens)) for piece in lane.packer.pieces()]
             state[f"lane.{lane.number}.next_turn"] = torch.tensor([lane.next_turn])
             state[f"lane.{lane.number}.pieces"] = torch.tensor(places, dtype=torch.int64).reshape(-1, 4)
-            state[f"lane.{lane.number}.counts"] = torch.tensor(astuple(lane.packer.counts))
+            state[f"lane.{lane.number}.counts"] = torch.tensor(lane.packer.counts.numbers)
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ third of the tokens.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, Protocol
 
@@ -59,6 +59,11 @@ class PackingCounts:
         """Tokens that were read, are in no row, and will be in none."""
         return self.read - self.placed - self.waiting
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All fields, in order."""
+        return tuple(vars(self).values())
+
     def came(self, tokens: np.ndarray) -> None:
         """Count a new document."""
         self.documents += 1
@@ -68,7 +73,7 @@ class PackingCounts:
     @classmethod
     def total(cls, counts: Iterable["PackingCounts"]) -> "PackingCounts":
         """Return the sums over some packers."""
-        return cls(*map(sum, zip(*map(astuple, counts), strict=True)))
+        return cls(*map(sum, zip(*(one.numbers for one in counts), strict=True)))
 
 
 class Packer(Protocol):

@@ -44,7 +44,7 @@ class TokenShard:
                 for name, info in header.items()
                 if name != "__metadata__"
             }
-            return cls(arrays["ids"], np.asarray(arrays["offsets"]))
+            return cls(np.asarray(arrays["ids"]), np.asarray(arrays["offsets"]))  # views; of a memmap they cost more
         except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
             raise ArtifactError(f"{path} is no whole file of tokens ({error}): remove it and run again.") from None
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +157,7 @@ def _token_shards(folder: StageFolder, world: World, tokenizer: Tokenizer, shard
 
 def _packed(counts: PackingCounts, spec: PretrainSpec, world: World) -> dict[str, float]:
     """Return what packing did with the documents, over all ranks: how many it divided, how much it lost."""
-    sums = world.sum_(torch.tensor(astuple(counts), dtype=world.sum_dtype, device=world.device))
+    sums = world.sum_(torch.tensor(counts.numbers, dtype=world.sum_dtype, device=world.device))
     counts = PackingCounts(*map(int, sums.tolist()))
     tokens_per_row = spec.model.sequence_len + (spec.packing == "best_fit")  # a stream's rows overlap by one
     return {
