@@ -75,8 +75,8 @@ def ensure_token_shard(shard: Path, sha256: str, tokenizer: Tokenizer, cache: Pa
     path = token_shard_path(sha256, tokenizer.hash, cache)
     if not is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"tokenizer": tokenizer.hash, "shard_sha256": sha256}
-        artifacts.write_bytes(path, save(_encoded(shard, tokenizer), metadata=facts))
+        origin = f"shard {sha256} by tokenizer {tokenizer.hash}"  # one entry: several would be in random order
+        artifacts.write_bytes(path, save(_encoded(shard, tokenizer), metadata={"origin": origin}))
     return path
 
 
