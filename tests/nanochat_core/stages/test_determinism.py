@@ -15,8 +15,11 @@ def digest(folder: Path) -> str:
     return finish(StageFolder(folder)).digest
 
 
-def test_two_pretrainings_with_one_seed_have_equal_digests(bench: Workbench, base_model: Path) -> None:
-    again = bench.pretrain("again")
+def test_pretraining_on_tokens_made_on_the_fly_has_the_digest_of_that_on_cached_ones(
+    bench: Workbench, base_model: Path
+) -> None:
+    assert list((bench.root.parent / "tokens").rglob("*.safetensors"))
+    again = bench.pretrain("again", runtime_changes={"tokens": "on_the_fly", "encoding_workers": 1})
     stage_folders.run(again)
     assert digest(again) == digest(base_model)
 

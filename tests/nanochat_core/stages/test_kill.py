@@ -55,6 +55,19 @@ def test_pretraining_killed_between_steps_and_inside_a_save_ends_with_the_same_b
     assert read_metrics(folder / "metrics.jsonl")[-1]["attempt"] == 3
 
 
+@pytest.mark.slow
+def test_pretraining_packed_best_fit_and_killed_goes_on_from_documents_that_were_waiting(bench: Workbench) -> None:
+    whole, killed = (bench.pretrain(name, packing="best_fit") for name in ("whole-best-fit", "killed-best-fit"))
+    stage_folders.run(whole)
+    assert kill_at(killed, lambda: has_metrics(killed, 13))
+    stage_folders.run(killed)
+    assert final_bytes(killed) == final_bytes(whole)
+    metrics = [read_json(folder / "result.json")["metrics"] for folder in (whole, killed)]
+    packed = ("documents_read", "cut_documents", "long_documents", "wasted_token_share", "row_utilisation")
+    assert [metrics[0][name] for name in packed] == [metrics[1][name] for name in packed]
+    assert metrics[0]["wasted_token_share"] == 0 and metrics[0]["cut_documents"] > 0
+
+
 def test_sigterm_saves_and_ends_with_75_and_the_run_goes_on_from_there(bench: Workbench, base_model: Path) -> None:
     folder = bench.pretrain("terminated", runtime_changes={"checkpoint_every": 1000})
     process = start(folder)
