@@ -89,7 +89,13 @@ PROCESS_STARTERS = (
     "os.posix_spawn",
     "os.posix_spawnp",
 )
-MAY_START_PROCESSES = ("flows.launch", "flows.guard", "flows.shard_runners", "tasks_eval.sandbox")
+MAY_START_PROCESSES = (
+    "flows.launch",
+    "flows.guard",
+    "flows.shard_runners",
+    "nanochat_core.data.encoding_worker",
+    "tasks_eval.sandbox",
+)
 
 UNPICKLERS = ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

@@ -146,7 +146,7 @@ def test_a_missing_entry_of_the_readme_tree_is_found() -> None:
 def test_every_import_of_a_package_is_declared_in_pyproject() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     ours = set(rules.PACKAGES) | set(sys.stdlib_module_names)
-    names = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
+    names = {"prefect_dask": "prefect-dask", "pynvml": "nvidia-ml-py", "splintr": "splintr-rs", "yaml": "pyyaml"}
     imported = {
         name.split(".")[0]
         for module, source in sources(*rules.PACKAGES).items()
