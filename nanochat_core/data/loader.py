@@ -1,21 +1,18 @@
-"""Rows of text for pretraining and validation: documents, packed (`packing.py`) lane by lane (`document_order.py`).
+"""Rows of text for pretraining: documents, packed (`packing.py`) lane by lane (`document_order.py`).
 
 Each lane gives the same number of rows to every step. A rank holds the lanes r, r + W, …, so the rows of a step do not
 depend on the number of ranks, and a checkpoint written by two ranks continues on one. The state of a lane is which turn
 it reads next, and where the documents are that it has read and not yet packed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nanochat_core.data.document_order import DocumentOrder
-from nanochat_core.data.encoding_worker import encode_documents
 from nanochat_core.data.packing import (
     BUFFER_DOCUMENTS,
     BestFitPacker,
@@ -23,9 +20,7 @@ from nanochat_core.data.packing import (
     PackingCounts,
     Piece,
     StreamPacker,
-    reference_rows,
 )
-from nanochat_core.data.shards import row_groups
 from nanochat_core.data.token_source import TokenSource
 from nanochat_core.errors import DataError
 from nanochat_core.specs import Packing
@@ -149,52 +144,3 @@ class Lane:
             f"All documents of lane {self.number} of {self._order.lanes} are empty: look at the training text with "
             "`nanochat data stats`, or lower total_batch_tokens."
         )
-
-
-def validation_rows(
-    paths: Sequence[Path], tokenizer: Tokenizer, *, sequence_len: int, max_tokens: int, packing: Packing
-) -> Tensor:
-    """Return the first tokens of the shards as rows (n, T + 1), int64, as the reference packs its validation text.
-
-    n is as many rows as `max_tokens` and the text allow. Raises DataError where the text does not fill one row.
-    """
-    wanted = max(1, max_tokens // sequence_len)
-    if packing == "stream":
-        rows = _stream_rows(paths, tokenizer, sequence_len, wanted)
-    else:
-        documents = (document for documents in _encoded_groups(paths, tokenizer) for document in documents)
-        found = list(islice(reference_rows(documents, tokenizer.bos, sequence_len + 1), wanted))
-        rows = np.stack(found) if found else np.empty((0, sequence_len + 1), np.int64)
-    if not len(rows):
-        raise DataError(f"The text does not fill one row of {sequence_len} tokens. Add text, or lower sequence_len.")
-    return torch.from_numpy(rows)
-
-
-def _stream_rows(paths: Sequence[Path], tokenizer: Tokenizer, sequence_len: int, wanted: int) -> np.ndarray:
-    pieces, available = [np.empty(0, tokenizer.token_dtype)], 0
-    for documents in _encoded_groups(paths, tokenizer):
-        if available > wanted * sequence_len:
-            break
-        pieces.append(with_bos(documents, tokenizer.bos))
-        available += len(pieces[-1])
-    tokens = np.concatenate(pieces).astype(np.int64)
-    rows = min(wanted, (len(tokens) - 1) // sequence_len)
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_len + 1) if rows > 0 else tokens[:0]
-    return windows[::sequence_len][:rows].copy()
-
-
-def all_tokens(paths: Sequence[Path], tokenizer: Tokenizer) -> np.ndarray:
-    """Return the tokens of all documents, each with BOS in front: of a corpus that fits into memory."""
-    return np.concatenate([with_bos(documents, tokenizer.bos) for documents in _encoded_groups(paths, tokenizer)])
-
-
-def with_bos(documents: Sequence[np.ndarray], bos: int) -> np.ndarray:
-    """Return the documents joined, each with BOS in front."""
-    lengths = [len(document) for document in documents]
-    return np.insert(np.concatenate(documents), np.cumsum([0, *lengths[:-1]]), bos)
-
-
-def _encoded_groups(paths: Sequence[Path], tokenizer: Tokenizer) -> Iterator[list[np.ndarray]]:
-    """Yield the documents of one row group after the other, as ids without BOS."""
-    for path, group, size in row_groups(paths):
-        yield encode_documents(tokenizer, path, group, range(size))

@@ -13,11 +13,12 @@ from nanochat_core.artifacts import StageFolder, run_stage
 from nanochat_core.checkpoint import CheckpointMeta
 from nanochat_core.data.document_order import DocumentOrder, lanes_of
 from nanochat_core.data.encoding_worker import EncodingWorkers
-from nanochat_core.data.loader import RowShape, TokenLoader, all_tokens, validation_rows
+from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.packing import PackingCounts
 from nanochat_core.data.shards import TextShards
 from nanochat_core.data.token_shards import ensure_token_shard, token_shard_path
 from nanochat_core.data.token_source import CachedTokens, EncodedTokens, TokenSource
+from nanochat_core.data.validation_rows import all_tokens, validation_rows
 from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from nanochat_core import checkpoint
-from nanochat_core.data.loader import validation_rows
 from nanochat_core.data.shards import TextShards
+from nanochat_core.data.validation_rows import validation_rows
 from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nanochat_core.artifacts import sha256_of
 from nanochat_core.data.document_order import DocumentOrder, lanes_of
 from nanochat_core.data.encoding_worker import EncodingWorkers
-from nanochat_core.data.loader import RowShape, TokenLoader, validation_rows
+from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.shards import write_shard
 from nanochat_core.data.token_shards import build_token_shard
 from nanochat_core.data.token_source import CachedTokens, EncodedTokens
@@ -239,18 +239,3 @@ def test_a_lane_of_empty_documents_ends_in_one_line(tmp_path: Path, packing: Pac
     TOKENIZER.save(tmp_path)
     with pytest.raises(DataError, match="All documents of lane 7 of 8 are empty"):
         Loaders([tmp_path / "a.parquet"], []).make(packing, workers=0).rows()
-
-
-def test_validation_rows_of_a_stream_overlap_by_one_token(paths: list[Path]) -> None:
-    rows = validation_rows(paths, TOKENIZER, sequence_len=16, max_tokens=1000, packing="stream")
-    stream = [token for text in TEXTS for token in (TOKENIZER.bos, *TOKENIZER.encode(text))]
-    assert rows.shape == (62, 17)
-    assert np.array_equal(rows[:, :-1].flatten(), stream[: 62 * 16])
-    assert np.array_equal(rows[:, -1], stream[16 : 62 * 16 + 1 : 16])
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_text_that_fills_no_row_is_refused(tmp_path: Path, packing: Packing) -> None:
-    write_shard(tmp_path / "a.parquet", ["short"])
-    with pytest.raises(DataError, match="does not fill one row of 16 tokens"):
-        validation_rows([tmp_path / "a.parquet"], TOKENIZER, sequence_len=16, max_tokens=1000, packing=packing)
