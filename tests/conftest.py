@@ -33,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
     os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="nanochat-test-hf-")
     os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # else it asks for a list of coding agents before its first request
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for the stages that tests start by hand, as flows/launch.py has it
 
 

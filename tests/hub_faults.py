@@ -49,6 +49,16 @@ def changed() -> Fault:
     return Fault(is_changed=True)
 
 
+def unranged() -> Fault:
+    """The server knows no Range and sends the whole file again."""
+    return Fault(is_unranged=True)
+
+
+def moved(location: str) -> Fault:
+    """The server sends the client to another address, as the Hub does to its content network."""
+    return Fault(location=location)
+
+
 def prose(text: str) -> Fault:
     """A page of somebody else's, with status 200: a portal to log in to, a proxy's error."""
     return Fault(prose=text)

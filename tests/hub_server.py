@@ -45,14 +45,16 @@ class Fault:
     """What becomes of one request; `hub_faults.py` names the usual ones. Each field is another fault.
 
     `status`: it is refused, with `retry_after` as a header. `prose`: the answer is this text with status 200.
-    `is_changed`: the body has other bytes, as many. `after`: of the body only so many bytes are sent (None: not even a
-    head), and then the connection ends in order ("close"), or as after a crash ("reset"), or never ("silence");
+    `location`: it is sent there. `is_unranged`: all is sent though only the rest was asked for. `is_changed`: the body
+    has other bytes, as many. `after`: of the body only so many bytes are sent (None: not even a head), and then the connection ends in order ("close"), or as after a crash ("reset"), or never ("silence");
     `is_admitted`: the head announces no more than these.
     """
 
     status: int | None = None
     retry_after: str | None = None
     prose: str | None = None
+    location: str | None = None
+    is_unranged: bool = False
     is_changed: bool = False
     after: int | None = WHOLE
     ending: Literal["close", "reset", "silence"] = "close"
@@ -67,6 +69,7 @@ class Visit:
     path: str
     start: int = 0
     sent: int = 0
+    is_authorized: bool = False
 
 
 class HubServer:
@@ -118,7 +121,12 @@ class HubServer:
 
     def environment(self, hf_home: Path) -> dict[str, str]:
         """Return the variables that point the real client here, with a cache of its own."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(hf_home), "HF_HUB_DISABLE_XET": "1"}
+        return {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(hf_home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
 
     def __enter__(self) -> "HubServer":
         self._thread.start()
@@ -195,13 +203,15 @@ class HubRequest(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlparse(self.path).path)
         self.fault = self.hub.next_fault(path) or Fault()
-        self.visit = Visit(time.monotonic(), path)
-        self.hub.visits.append(self.visit)
         authorization = self.headers.get("Authorization")
+        self.visit = Visit(time.monotonic(), path, is_authorized=authorization is not None)
+        self.hub.visits.append(self.visit)
         if self.fault.after is None:
             self._end()
         elif self.fault.status:
             self._refuse(self.fault.status, "try again", retry_after=self.fault.retry_after)
+        elif self.fault.location:
+            self._send_head(HTTPStatus.FOUND, {"Location": self.fault.location, "Content-Length": "0"})
         elif self.fault.prose is not None:
             self._send_text(self.fault.prose, "text/html")
         elif authorization not in (None, f"Bearer {VALID_TOKEN}"):
@@ -256,7 +266,8 @@ class HubRequest(BaseHTTPRequestHandler):
     def _send_file(self, path: Path, headers: dict[str, str]) -> None:
         size = path.stat().st_size
         start, end, status = 0, size - 1, HTTPStatus.OK
-        if match := RANGE.fullmatch(self.headers.get("Range", "")):
+        asked = "" if self.fault.is_unranged else self.headers.get("Range", "")
+        if match := RANGE.fullmatch(asked):
             start, end = int(match[1]), min(int(match[2] or size - 1), size - 1)
             if start >= size:
                 self._refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "Range not satisfiable")

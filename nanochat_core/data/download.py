@@ -7,6 +7,7 @@ that come first in an order that the seed decides.
 
 import contextlib
 import shutil
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, fields
@@ -25,6 +26,7 @@ from nanochat_core.specs import DownloadSpec, parse_params
 
 COUNTS = tuple(field.name for field in fields(TextCounts))
 NAMED_SHARDS = 5  # in an error message
+FAILURES_OF_A_HUB_THAT_IS_GONE = 3  # one after the other, or as many as there are workers
 
 
 def work(folder: StageFolder) -> None:
@@ -75,26 +77,32 @@ def fetch_all(
     """Return every shard with its place in the store, fetched in parallel.
 
     All are tried even where one fails, so that another run needs only the bad ones; but when the Hub was out of reach
-    `num_workers` times in a row, the rest is left. Raises DataError that names what failed.
+    so often in a row that it must be gone, the rest is left. Raises DataError that names what failed.
     """
     _check_room(wanted, base)
     stored: dict[WantedShard, StoredShard] = {}
     failed: dict[WantedShard, DataError] = {}
     unreachable_in_a_row = 0
+    is_gone = threading.Event()
+
+    def fetch(shard: WantedShard) -> StoredShard | DataError | None:
+        try:
+            return None if is_gone.is_set() else fetch_shard(shard, base)
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(num_workers) as pool:
-        jobs = {pool.submit(fetch_shard, shard, base): shard for shard in wanted}
+        jobs = {pool.submit(fetch, shard): shard for shard in wanted}
         for job in as_completed(jobs):
-            if job.cancelled():
-                continue
-            try:
-                stored[jobs[job]] = job.result()
-                unreachable_in_a_row = 0
+            outcome = job.result()
+            if isinstance(outcome, StoredShard):
+                stored[jobs[job]] = outcome
                 metrics.write(len(stored), total_steps=len(jobs), progress="shards downloaded")
-            except DataError as error:
-                failed[jobs[job]] = error
-                unreachable_in_a_row += isinstance(error, Unreachable)
-            if unreachable_in_a_row >= num_workers:
-                pool.shutdown(wait=False, cancel_futures=True)
+            elif outcome:
+                failed[jobs[job]] = outcome
+            unreachable_in_a_row = unreachable_in_a_row + 1 if isinstance(outcome, Unreachable) else 0
+            if unreachable_in_a_row >= max(num_workers, FAILURES_OF_A_HUB_THAT_IS_GONE):
+                is_gone.set()
     if failed:
         raise _failure(wanted, failed, kept=len(stored))
     return [(shard, stored[shard]) for shard in wanted]

@@ -12,7 +12,7 @@ from pathlib import Path
 from nanochat_core import paths
 from nanochat_core.artifacts import read_json, sha256_of, write_json
 from nanochat_core.data.hub import HubDataset
-from nanochat_core.data.hub_store import HubFile, folder_of, place_of
+from nanochat_core.data.hub_store import HubFile, folder_of, only_one, place_of
 from nanochat_core.data.shards import TextCounts, count_text
 from nanochat_core.errors import ArtifactError, DataError
 from nanochat_core.specs import DownloadSpec
@@ -83,6 +83,12 @@ def fetch_shard(shard: WantedShard, base: Path) -> StoredShard:
     if stored := stored_shard(shard, base):
         return stored
     path = HubDataset(shard.repository, shard.commit, store=paths.hub_dir(base)).fetch(shard.file)
+    with only_one(_record_of(path)):
+        return stored_shard(shard, base) or _check(shard, path)
+
+
+def _check(shard: WantedShard, path: Path) -> StoredShard:
+    """Open the file, read it to the end, and write its record."""
     state, sha256 = _state_of(path), shard.sha256 or sha256_of(path)
     try:
         counts = count_text(path)
@@ -91,7 +97,10 @@ def fetch_shard(shard: WantedShard, base: Path) -> StoredShard:
             f"{shard.path} of {shard.repository} is damaged on the Hub itself, for it arrived with the size and hash "
             f"that the Hub announces: choose another download.revision, or fewer train_shards. ({error})"
         ) from None
-    write_json(_record_of(path), {"state": state, "sha256": sha256, "counts": asdict(counts)})
+    try:
+        write_json(_record_of(path), {"state": state, "sha256": sha256, "counts": asdict(counts)})
+    except OSError as error:
+        raise DataError(f"Cannot store {_record_of(path)}: {error.strerror}. Free some disk.") from None
     return StoredShard(path, sha256, counts)
 
 

@@ -98,8 +98,10 @@ def save_listing(folder: Path, revision: str, files: list[HubFile]) -> None:
     if not files:
         return
     rows = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in files]
-    _write(_listing_of(folder, files[0].commit), {"files": rows})
-    _write(_revision_of(folder, revision), {"commit": files[0].commit})
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_one(folder / "listings"):
+        _write(_listing_of(folder, files[0].commit), {"files": rows})
+        _write(_revision_of(folder, revision), {"commit": files[0].commit})
 
 
 def load_listing(folder: Path, revision: str) -> list[HubFile] | None:

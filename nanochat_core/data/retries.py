@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_any, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 ATTEMPTS = 4
 LONGEST_WAIT_SECONDS = 20
@@ -31,7 +31,7 @@ def retrying(
 
     return Retrying(
         retry=retry_if_exception(is_transient),
-        stop=stop_any(stop_after_attempt(ATTEMPTS), is_too_long),
+        stop=lambda state: state.attempt_number >= ATTEMPTS or is_too_long(state),
         wait=wait,
         reraise=True,
     )

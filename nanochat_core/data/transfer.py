@@ -50,7 +50,7 @@ def _receive_rest(url: str, part: Path, headers: dict[str, str], size: int | Non
     ranged = {"Range": f"bytes={start}-"} if start else {}
     ranged["Accept-Encoding"] = "identity"  # else the sizes are not those of the file
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds without a byte, or until connected
-    with get_session().stream("GET", url, headers=headers | ranged, timeout=timeout) as response:
+    with get_session().stream("GET", url, headers=headers | ranged, timeout=timeout, follow_redirects=True) as response:
         if response.status_code == 416 or not _starts_at(response, start):
             part.unlink(missing_ok=True)
             raise ConnectionError("the server does not go on where the last attempt stopped")

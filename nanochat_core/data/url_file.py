@@ -62,6 +62,8 @@ def _download(url: str, target: Path) -> None:
             raise Unreachable(f"Cannot reach {url} ({reason_of(error)}): check the network and run again.") from None
         if status := status_of(error):
             raise DataError(f"{url} answers {status}: check the URL in the task_data settings.") from None
-        raise DataError(f"Cannot store {url} at {target}: {error.strerror}. Free some disk.") from None
+        raise DataError(
+            f"Cannot store {url} at {target}: {getattr(error, 'strerror', error)}. Free some disk."
+        ) from None
     if target.stat().st_size > MAX_BYTES:
         raise DataError(f"{url} is larger than {MAX_BYTES >> 30} GiB: that is not the file meant; check the URL.")

@@ -61,6 +61,22 @@ def test_hub_shards_are_fetched_and_the_last_is_validation(hub_server: HubServer
     assert result_of(tmp_path)["outputs"] == ["shards/shard_00000.parquet", "shards/shard_00002.parquet", "index.json"]
     lines = (tmp_path / "artifacts/download/x/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert result_of(tmp_path)["details"]["commit"] == hub_server.commit_of("karpathy/fineweb-edu-100b-shuffle")
+
+
+def test_the_index_has_hashes_and_counts_of_every_shard(hub_server: HubServer, tmp_path: Path) -> None:
+    ran = run_stage(tmp_path, hub_server.environment(tmp_path / "hf"), source="hub", train_shards=2)
+    assert ran.returncode == 0, ran.stderr
+    shards = shards_of(tmp_path)
+    assert shards.sha256 == {path: artifacts.sha256_of(path) for path in (*shards.train, shards.validation)}
+    index = json.loads((tmp_path / "artifacts/download/x/index.json").read_text())
+    texts = {f"shards/{path.name}": list(documents([path])) for path in shards.sha256}
+    assert index["shards"] == {
+        name: {"documents": len(found), "characters": sum(map(len, found)), "empty_documents": 0}
+        for name, found in texts.items()
+    }
+    assert index["documents"] == {"train": 240, "validation": 120}
+    assert all(path.stat().st_nlink > 1 for path in shards.sha256)  # the store's own files, not copies
 
 
 def test_a_wrong_token_ends_in_one_line_without_it(hub_server: HubServer, tmp_path: Path) -> None:
@@ -101,6 +117,7 @@ def test_a_folder_becomes_shards_of_all_its_documents(tmp_path: Path) -> None:
     assert len(held_out) == 2
     index = json.loads((tmp_path / "artifacts/download/x/index.json").read_text())
     assert index["documents"] == {"train": 49, "validation": 2}
+    assert shards.sha256[shards.validation] == artifacts.sha256_of(shards.validation)
     assert sum(index["characters"].values()) == sum(map(len, texts))
 
 
