@@ -84,15 +84,16 @@ class ShardTasks:
         self._stored: dict[str, StoredShard] = {}  # training shards, by name
         self._tokenizer: Path | None = None
         self._tokenizer_hash = ""
-        self._has_lost_workers = False
+        self._is_hub_silent = self._has_lost_workers = False
 
     def fetch(self, download: DownloadSpec) -> list[ShardTask]:
         """Begin to fetch the shards that the store lacks; return the tasks to wait for before they are read."""
         from nanochat_core.data.hub_shards import stored_shard, wanted_shards
 
         try:
-            wanted = wanted_shards(download, self._base)
-        except NanochatError:  # the stage will say so
+            wanted = [] if self._is_hub_silent else wanted_shards(download, self._base)
+        except NanochatError as error:  # the stage will say so
+            self._is_hub_silent = isinstance(error, Unreachable)
             return []
         for shard in sorted(wanted, key=lambda shard: not shard.is_validation):  # it belongs to the first ones
             if shard in self._fetches:

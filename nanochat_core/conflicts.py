@@ -24,7 +24,7 @@ from nanochat_core.specs import (
     TaskDataSpec,
 )
 
-MAX_LANES = 64  # as in data/loader.py
+MAX_LANES = 64  # as in data/document_order.py
 CONTEXT_MARGIN = 4  # as in inference/engine.py: how far beyond sequence_len a model answers
 TASK_DATASETS = {  # the data set that a task of ours reads; those that are not here are generated
     "ARC-Challenge": "arc",
@@ -209,6 +209,10 @@ def _finetune(name: str, part: FinetuneSpec, model_len: int) -> Iterator[str]:
             f"{name}.sequence_len: {part.sequence_len} tokens; the model is trained on {model_len} and answers up to "
             f"{longest} ({CONTEXT_MARGIN} x pretrain.model.sequence_len): expected no more"
         )
+    if part.batch_tokens and part.batching != "bucketed":
+        yield f"{name}.batch_tokens: the batching is {part.batching!r}; set it to 'bucketed', or leave this empty"
+    elif part.batch_tokens and part.batch_tokens < (row := part.sequence_len or model_len):
+        yield f"{name}.batch_tokens: {part.batch_tokens} are less than one row; expected {row} (sequence_len) or more"
     if part.batching == "padded":
         rows = sum((item.rows or 10**12) * item.epochs for item in conversations.mixture)
         if rows < part.batch_rows:

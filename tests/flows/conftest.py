@@ -109,14 +109,16 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def replace_stages(base: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
-    """Have every stage run tests.flows.fake_stages.stage instead of its module."""
+    """Have every stage run tests.flows.fake_stages.stage instead of its module, and fetch nothing before it."""
     from flows.launch import StageProcess
+    from flows.shard_tasks import ShardTasks
 
     def command(process: StageProcess) -> list[str]:
         return [sys.executable, "-m", "tests.flows.fake_stages.stage", str(process.folder / "spec.json")]
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setattr(StageProcess, "command", property(command))
+    monkeypatch.setattr(ShardTasks, "fetch", lambda *_: [])
     return FakeStages(base, monkeypatch)
 
 

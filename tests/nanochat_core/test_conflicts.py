@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nanochat_core import conflicts, recipes
-from nanochat_core.data import loader
+from nanochat_core.data import document_order
 from nanochat_core.errors import DataError, SpecError
 from nanochat_core.inference import engine
 from nanochat_core.recipes import RECIPES, derive, recipe
@@ -59,6 +59,11 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ({"sft.sequence_len": 1024}, "sft.sequence_len: 1024 tokens; the model is trained on 128 and answers up to 512"),
     ({"sft.conversations": MIXTURE}, "sft.batch_rows: the mixture has 8 rows, less than one step of 32"),
     ({"sft.conversations.validation_rows": 31}, "sft.conversations.validation_rows: 31 rows are less than one batch"),
+    ({"sft.batch_tokens": 4096}, "sft.batch_tokens: the batching is 'padded'; set it to 'bucketed'"),
+    (
+        {"sft.batching": "bucketed", "sft.batch_tokens": 100, "sft.sequence_len": 256},
+        "sft.batch_tokens: 100 are less than one row; expected 256 (sequence_len) or more",
+    ),
     ({"rl.eval_questions": 385}, "rl.eval_questions: 385 questions; only 384 are held out"),
     ({"rl.max_new_tokens": 512}, "rl.max_new_tokens: 512 tokens leave no room for a question; the model holds 512"),
     ({"evaluate.max_new_tokens": 600}, "evaluate.max_new_tokens: 600 tokens leave no room"),
@@ -147,7 +152,7 @@ def test_problems_do_not_hide_each_other() -> None:
 
 
 def test_the_tables_say_what_the_code_does(tmp_path: Path) -> None:
-    assert loader.MAX_LANES == conflicts.MAX_LANES
+    assert document_order.MAX_LANES == conflicts.MAX_LANES
     assert engine.CONTEXT_MARGIN == conflicts.CONTEXT_MARGIN
     nothing = TaskData(tmp_path, {})
     for name in task_names():
