@@ -319,19 +319,25 @@ def gc(
     """Show what the artifacts cost and what nobody needs; --delete prunes it. A pruned stage still counts as done."""
     environment.prepare(paths.base_dir(), is_terminal=True)
     from flows import gc as garbage
-    from flows import gc_table
+    from flows import gc_caches, gc_table
 
-    found = garbage.survey(paths.base_dir(), garbage.Rules(keep_runs, keep_days))
+    base, rules = paths.base_dir(), garbage.Rules(keep_runs, keep_days)
+    found = garbage.survey(base, rules)
+    caches = gc_caches.survey_caches(base, found, rules)
     console.print(gc_table.table_of(found))
     console.print(gc_table.total_line(found))
+    for line in gc_table.cache_lines(caches):
+        console.print(line, soft_wrap=True)
     if not delete:
         console.print("Nothing was touched: --delete does it.")
         return
-    freed = 0
-    for artifact, problem in garbage.collect(paths.base_dir(), found):
+    freed = sum(cache.freed for cache in caches)
+    for artifact, problem in garbage.collect(base, found):
         freed += 0 if problem else artifact.freed
         if problem:
             console.print(f"Left alone: {artifact.folder}: {problem}", markup=False, soft_wrap=True)
+    for cache in gc_caches.survey_caches(base, found, rules):  # files whose last other name went just now go with it
+        gc_caches.sweep(cache)
     console.print(f"Freed {gc_table.size(freed)}.")
 
 

@@ -127,7 +127,7 @@ def disk(base: Path) -> Iterator[Finding]:
     if free < NO_DISK:
         yield Finding("disk", "problem", found, "free space (`nanochat gc`), or set NANOCHAT_BASE_DIR elsewhere")
     elif free < LOW_DISK:
-        remedy = "enough for the demo; classic_d20 takes about 60 GiB (`nanochat gc` frees some)"
+        remedy = "enough for the demo; classic_d20 takes about 85 GiB, 25 of them tokens (`nanochat gc` frees some)"
         yield Finding("disk", "warning", found, remedy)
     elif 0 < inodes < LOW_INODES:
         yield Finding("disk", "warning", found, "few files can be made: remove small files, or use another file system")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from flows.gc import Artifact
+from flows.gc_caches import Cache
 
 NAMES_SHOWN, FINGERPRINT_DIGITS = 1, 8
 
@@ -28,6 +29,14 @@ def total_line(found: Sequence[Artifact]) -> str:
     freed = sum(artifact.freed for artifact in found)
     noun = "artifact" if len(found) == 1 else "artifacts"
     return f"{len(found)} {noun}, {size(sum(a.size for a in found))}; {size(freed)} can go."
+
+
+def cache_lines(caches: Sequence[Cache]) -> list[str]:
+    """Return a line for each cache: what it costs, and what of it nobody needs."""
+    return [
+        f"Cache {cache.name}: {size(cache.size)}; {size(cache.freed)} that no kept run needs can go."
+        for cache in caches
+    ]
 
 
 def size(number: int) -> str:

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from flows import gc, gc_usage, locks, run_lock
 from flows.cli import app
 from flows.gc import DAY, Artifact, Rules, collect, survey
+from flows.gc_caches import survey_caches, sweep
 from flows.pipeline import pipeline
 from nanochat_core import artifacts
 from nanochat_core.artifacts import StageFolder
+from nanochat_core.data.token_shards import token_shard_path
 from nanochat_core.errors import NanochatError
 from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.conftest import FakeStages
@@ -31,7 +33,14 @@ class Store:
         self.base = base
 
     def make(
-        self, stage: str, number: int, *, days: float = 30, inputs: tuple[str, ...] = (), is_finished: bool = True
+        self,
+        stage: str,
+        number: int,
+        *,
+        days: float = 30,
+        inputs: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
+        is_finished: bool = True,
     ) -> str:
         """Make a stage's folder with a checkpoint of 2 MiB, and a small file beside it; return its name."""
         name = f"{stage}/{number:016x}"
@@ -40,7 +49,8 @@ class Store:
         step.mkdir(parents=True)
         request = {"stage": stage, "version": 1, "fingerprint": f"{number:016x}" + 48 * "0", "params": {}}
         artifacts.write_json(
-            folder / "spec.json", request | {"inputs": {str(i): name for i, name in enumerate(inputs)}}
+            folder / "spec.json",
+            request | {"inputs": dict(zip(names or map(str, range(len(inputs))), inputs, strict=True))},
         )
         (step / "model.safetensors").write_bytes(bytes(BIG))
         (step / "optimizer.safetensors").write_bytes(bytes(BIG))
@@ -217,6 +227,54 @@ def test_a_real_run_is_kept_and_named(finished: FakeStages, short_spec: Pipeline
     assert all("mine" in artifact.runs for artifact in found)
     assert json.loads((finished.base / "newest_run.json").read_text())["run_name"] == "mine"
     assert gc.measure(found[0].folder)[0] == found[0].size > 0
+
+
+def test_cached_tokens_stay_while_a_kept_pretraining_reads_them(store: Store) -> None:
+    text, tokenizer = store.make("download", 1), store.make("tokenizer", 2)
+    folder, tokens = store.base / "artifacts" / text, store.base / "tokens"
+    (folder / "shards").mkdir()
+    names = ["shards/a.parquet", "shards/last.parquet"]
+    for name in names:
+        (folder / name).touch()
+    index = {"train": names[:1], "validation": names[1], "sha256": {name: name[7:].ljust(64) for name in names}}
+    artifacts.write_json(folder / "index.json", index)
+    (store.base / "artifacts" / tokenizer / "tokenizer.json").write_text("{}")
+    tokenizer_hash = artifacts.sha256_of(store.base / "artifacts" / tokenizer / "tokenizer.json")
+    needed = token_shard_path("a.parquet".ljust(64), tokenizer_hash, tokens)
+    other, young = needed.with_name("other.safetensors"), needed.with_name("young.safetensors")
+    needed.parent.mkdir(parents=True)
+    for path, days in ((needed, 30), (other, 30), (young, 3)):
+        path.write_bytes(bytes(100))
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    model = store.make("pretrain", 3, inputs=(text, tokenizer), names=("text", "tokenizer"))
+    store.report("mine", model)
+    (cache,) = survey_caches(store.base, list(store.survey().values()), OLD)
+    assert (cache.unneeded, cache.size, cache.freed) == ((other,), 300, 100)
+    assert "300 B; 100 B that no kept run needs can go." in nanochat_gc("--keep-runs=1")
+    assert "Freed 100 B." in nanochat_gc("--keep-runs=1", "--delete")
+    assert needed.exists() and young.exists() and not other.exists()
+    shutil.rmtree(store.base / "reports")
+    nanochat_gc("--delete", "--keep-days=2")  # now nobody needs them, and none is young
+    assert not needed.exists() and not young.exists()
+
+
+def test_files_of_the_hub_stay_while_an_artifact_has_them(store: Store) -> None:
+    text = store.base / "artifacts" / store.make("download", 1)
+    folder = store.base / "hub" / "karpathy--text"
+    (folder / "listings").mkdir(parents=True)
+    names = ("ab-used.parquet", "ab-used.parquet.json", "cd-old.parquet", "cd-old.parquet.json", ".cd-old.parquet.lock")
+    for name in (*names, ".ef-begun.parquet.part"):
+        (folder / name).write_bytes(bytes(BIG))
+        os.utime(folder / name, (time.time() - 30 * DAY,) * 2)
+    os.link(folder / "ab-used.parquet", text / "used.parquet")
+    (cache,) = survey_caches(store.base, [], OLD)
+    unneeded = {*names[2:], ".ef-begun.parquet.part"}
+    assert {path.name for path in cache.unneeded} == unneeded
+    sweep(cache)
+    assert {path.name for path in folder.iterdir()} == {*names[:2], "listings"}
+    (text / "used.parquet").unlink()
+    (cache,) = survey_caches(store.base, [], OLD)
+    assert {path.name for path in cache.unneeded} == set(names[:2])
 
 
 @pytest.mark.slow
