@@ -244,15 +244,22 @@ class FinetuneSpec(Spec):
     mask: Literal["none", "assistant"] = Field(
         "assistant", description="none: learn every token; assistant: what it says and calls"
     )
-    batching: Literal["stream", "padded"] = Field(
-        "padded", description="stream: one stream cut into rows; padded: one conversation a row"
+    batching: Literal["stream", "padded", "packed", "bucketed"] = Field(
+        "padded",
+        description="stream: one stream cut into rows; padded: one conversation a row; packed: whole conversations, as "
+        "many as fit a row; bucketed: one a row, those of like length in one step",
     )
     batch_rows: int = Field(32, ge=1, description="rows in an optimizer step")
+    batch_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="tokens in an optimizer step, with padding (batching bucketed); empty: batch_rows x sequence_len",
+    )
     sequence_len: int | None = Field(
         None, ge=16, description="longest row in tokens; empty: the model's (pretrain.model.sequence_len)"
     )
     epochs: float = Field(1.0, gt=0, description="passes over the conversations (sets the steps)")
-    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x conversations / batch_rows")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x the steps of one pass")
     validation_every: int = Field(100, ge=1, description="steps between measurements of validation loss")
     seed: int = Field(42, description="random seed")
     runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")

@@ -1,9 +1,11 @@
 """Batches of conversations for mid-training and SFT, from the parquet files that `tasks_eval` rendered.
 
 `stream`: conversations in a seeded order, joined into one stream that is cut into rows, and begun anew at each epoch.
-`padded`: one conversation a row, padded to the longest of the step. Targets that are not learned are IGNORED.
+`padded`, `packed`, `bucketed`: whole conversations in rows of their own, or several to a row (`conversation_plans.py`).
+Targets that are not learned are IGNORED.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,36 +13,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat_core.data.conversation_plans import PLANNERS, BatchShape, EpochPlan
 from nanochat_core.data.shards import read_columns
 from nanochat_core.errors import DataError, SpecError
 from nanochat_core.model.loss import IGNORED
 
-Batching = Literal["stream", "padded"]
-Rows = list[tuple[np.ndarray, np.ndarray]]  # ids int32 and mask int8 of each conversation
+Batching = Literal["stream", "padded", "packed", "bucketed"]
 
 
-def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Rows:
-    """Return ids and mask of each conversation; with mask "none" every token is learned.
+@dataclass(frozen=True)
+class Conversations:
+    """Conversations end to end: number i is ids[starts[i] : starts[i + 1]] (int32), the mask (int8) alike."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    def place(self, index: int, *, longest: int | None = None) -> slice:
+        """Return where conversation `index` is, or the first `longest` tokens of it."""
+        first, end = int(self.starts[index]), int(self.starts[index + 1])
+        return slice(first, end if longest is None else min(end, first + longest))
+
+
+def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Conversations:
+    """Return the conversations of a file; with mask "none" every token is learned.
 
     Raises DataError where the file is corrupt or holds no conversations.
     """
     table = read_columns(path, ["ids", "mask"])
-    columns = []
+    planes = []
     for name, dtype in (("ids", np.int32), ("mask", np.int8)):
         column = table[name].combine_chunks()
-        borders = column.offsets.to_numpy()
-        columns.append(np.split(column.values.to_numpy().astype(dtype), borders[1:-1]))
-    if mask == "none":
-        columns[1] = [np.ones_like(row) for row in columns[1]]
-    return list(zip(*columns, strict=True))
+        starts = column.offsets.to_numpy().astype(np.int64)
+        planes.append(column.values.to_numpy()[starts[0] : starts[-1]].astype(dtype))
+    starts -= starts[0]
+    if (np.diff(starts) == 0).any() or len(planes[0]) != len(planes[1]):
+        raise DataError(f"{path} has conversations without tokens, or without a mask: build the conversations again.")
+    return Conversations(planes[0], np.ones_like(planes[1]) if mask == "none" else planes[1], starts)
 
 
 class ConversationLoader:
-    """Steps of `batch_rows` rows over all ranks. The order is a function of seed and epoch; the state is one number."""
+    """Steps of rows over all ranks. The order is a function of seed and epoch; the state is one number."""
 
     def __init__(
         self,
-        rows: Rows,
+        conversations: Conversations,
         *,
         batching: Batching,
         batch_rows: int,
@@ -48,67 +72,101 @@ class ConversationLoader:
         seed: int,
         rank: int,
         world_size: int,
+        batch_tokens: int | None = None,
     ) -> None:
         if batch_rows % world_size:
             raise SpecError(f"batch_rows {batch_rows} cannot be shared by {world_size} ranks. Choose a multiple.")
-        self._rows, self._batching, self._seed = rows, batching, seed
-        self._batch_rows, self._sequence_len = batch_rows, sequence_len
-        self._share = slice(rank, None, world_size)
+        self._conversations, self._lengths = conversations, conversations.lengths
+        self._batching, self._seed, self._share = batching, seed, slice(rank, None, world_size)
+        self._shape = BatchShape(batch_rows, sequence_len + 1, batch_tokens or batch_rows * sequence_len)
         self._step = 0
         self._stream: tuple[int, np.ndarray, np.ndarray] | None = None
-        self.cut_conversations = sum(len(ids) > sequence_len + 1 for ids, _ in rows) if batching == "padded" else 0
+        self._plan: tuple[int, EpochPlan] | None = None
+        self.cut_conversations = 0 if batching == "stream" else int((self._lengths > sequence_len + 1).sum())
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass over the conversations (the last, partial batch is left out)."""
-        if self._batching == "padded":
-            steps = len(self._rows) // self._batch_rows
+        """Optimizer steps in one pass over the conversations (of streamed and padded ones, whole steps only)."""
+        if self._batching == "stream":
+            steps = (len(self._conversations.ids) - 1) // (self._shape.batch_rows * (self._shape.row_tokens - 1))
         else:
-            steps = (sum(len(ids) for ids, _ in self._rows) - 1) // (self._batch_rows * self._sequence_len)
+            steps = (self._plan[1] if self._plan else self._planned(0)).steps  # as many in each epoch
         if not steps:
             raise DataError(
-                f"{len(self._rows)} conversations do not fill one step of {self._batch_rows} rows. "
+                f"{len(self._conversations)} conversations do not fill one step of {self._shape.batch_rows} rows. "
                 "Give the mixture more rows, or lower batch_rows."
             )
         return steps
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Return this rank's rows of the next step: ids and targets, each int64 (rows, T)."""
+        """Return this rank's rows of the next step: ids and targets, each int64 (rows, T).
+
+        Where a step has fewer rows than there are ranks, some ranks get none of it.
+        """
         epoch, position = divmod(self._step, self.steps_per_epoch)
         self._step += 1
-        ids, mask = self._padded(epoch, position) if self._batching == "padded" else self._stream_rows(epoch, position)
-        ids, mask = ids[self._share], mask[self._share]
+        make = self._stream_rows if self._batching == "stream" else self._planned_rows
+        ids, mask = make(epoch, position)
         targets = np.where(mask[:, 1:] == 1, ids[:, 1:], IGNORED)
         return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
+    def padding(self) -> dict[str, float]:
+        """Return how many rows an epoch has, over all ranks, and which share of their tokens is padding."""
+        if self._batching == "stream":
+            return {"rows": self.steps_per_epoch * self._shape.batch_rows, "padding_share": 0.0}
+        plan = self._planned(0)
+        tokens = np.minimum(self._lengths[plan.members], self._shape.row_tokens)
+        if self._batching == "packed":
+            size = (len(plan.row_starts) - 1) * self._shape.row_tokens
+        else:  # a member is a row
+            size = int((np.maximum.reduceat(tokens, plan.step_starts[:-1]) * np.diff(plan.step_starts)).sum())
+        return {"rows": len(plan.row_starts) - 1, "padding_share": round(1 - int(tokens.sum()) / size, 6)}
 
-    def _padded(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and mask (batch_rows, longest) of one step; longer ones are cut to sequence_len + 1."""
-        first = position * self._batch_rows
-        chosen = [self._rows[index] for index in self._order(epoch)[first : first + self._batch_rows]]
-        longest = min(max(len(ids) for ids, _ in chosen), self._sequence_len + 1)
-        padded = np.zeros((2, self._batch_rows, longest), dtype=np.int64)
-        for row, pair in enumerate(chosen):
-            for plane, values in enumerate(pair):
-                padded[plane, row, : min(len(values), longest)] = values[:longest]
-        return padded[0], padded[1]
+    def _random(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, epoch])
+
+    def _planned(self, epoch: int) -> EpochPlan:
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, PLANNERS[self._batching](self._lengths, self._shape, self._random(epoch)))
+        return self._plan[1]
+
+    def _width(self, rows: list[np.ndarray]) -> int:
+        """Return how long the rows of a step are: packed ones all alike, others as the longest of them."""
+        if self._batching == "packed":
+            return self._shape.row_tokens
+        return min(int(self._lengths[np.concatenate(rows)].max()), self._shape.row_tokens)
+
+    def _planned_rows(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and mask (rows, width) of this rank's share of a step; too long conversations are cut.
+
+        A conversation's first token is never learned: what stands before it is another conversation, or nothing.
+        """
+        rows = self._planned(epoch).rows(position)
+        own = rows[self._share]
+        ids, mask = np.zeros((2, len(own), self._width(rows)), dtype=np.int64)
+        for row, members in enumerate(own):
+            end = 0
+            for index in members:
+                place = self._conversations.place(index, longest=self._shape.row_tokens)
+                first, end = end, end + place.stop - place.start
+                ids[row, first:end] = self._conversations.ids[place]
+                mask[row, first + 1 : end] = self._conversations.mask[place][1:]
+        return ids, mask
 
     def _stream_rows(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and mask (batch_rows, T + 1) of one step; a row's last token is the next row's first."""
+        """Return ids and mask (rows, T + 1) of this rank's share of a step; a row's last token begins the next row."""
         if self._stream is None or self._stream[0] != epoch:
-            order = self._order(epoch)
-            ids, mask = (np.concatenate([self._rows[index][plane] for index in order]) for plane in (0, 1))
-            self._stream = (epoch, ids.astype(np.int64), mask)
-        length = self._batch_rows * self._sequence_len
-        _, ids, mask = self._stream
+            places = [self._conversations.place(index) for index in self._random(epoch).permutation(len(self._lengths))]
+            ids, mask = self._conversations.ids, self._conversations.mask
+            joined = (np.concatenate([plane[place] for place in places]) for plane in (ids.astype(np.int64), mask))
+            self._stream = (epoch, *joined)
+        window = self._shape.row_tokens
+        length = self._shape.batch_rows * (window - 1)
         cut = slice(position * length, (position + 1) * length + 1)
-        window = self._sequence_len + 1
-        views = [
-            np.lib.stride_tricks.sliding_window_view(plane[cut], window)[:: self._sequence_len] for plane in (ids, mask)
-        ]
-        return views[0], views[1]
+        ids, mask = (
+            np.lib.stride_tricks.sliding_window_view(plane[cut], window)[:: window - 1] for plane in self._stream[1:]
+        )
+        return ids[self._share], mask[self._share]
 
     def state(self) -> dict[str, Tensor]:
         return {"conversations.step": torch.tensor([self._step])}

@@ -1,8 +1,10 @@
 """What mid-training and SFT share: training on conversations, from an earlier model, with a fresh optimizer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder
@@ -11,7 +13,7 @@ from nanochat_core.distributed import World, joined_world
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import ConversationsSpec, FinetuneSpec, MixtureItem, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
-from nanochat_core.training.loop import LoopSettings, TrainState
+from nanochat_core.training.loop import LoopSettings, TrainState, micro_batches
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
 from nanochat_core.training.validate import held_out_losses
 
@@ -59,9 +61,12 @@ def _make_run(
     state = TrainState(model, MuonAdamW(model), loader, meta.precision)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
+    rows = micro_rows(spec.runtime)
+    micro_tokens = rows * sequence_len if spec.batching == "bucketed" else None
+
     def validate() -> dict[str, float]:
         held_out = _loader(folder, spec, world, sequence_len, "validation")
-        batches = [held_out.batch() for _ in range(held_out.steps_per_epoch)]
+        batches = _held_out_batches(held_out, rows * sequence_len)
         return held_out_losses(model, batches, token_bytes, world, meta.precision)
 
     run = TrainingRun(
@@ -69,7 +74,7 @@ def _make_run(
         world=world,
         state=state,
         settings=LoopSettings(
-            steps=steps, optimizer=spec.optimizer, micro_rows=micro_rows(spec.runtime), use_compile=False
+            steps=steps, optimizer=spec.optimizer, micro_rows=rows, micro_tokens=micro_tokens, use_compile=False
         ),
         runtime=spec.runtime,
         meta=meta_of_stage(folder, meta),
@@ -80,16 +85,29 @@ def _make_run(
 
 
 def _loader(folder: StageFolder, spec: FinetuneSpec, world: World, sequence_len: int, split: str) -> ConversationLoader:
-    rows = read_conversations(folder.input("conversations") / f"{split}.parquet", mask=spec.mask)
+    """Return this rank's rows of a split.
+
+    Held-out conversations are never packed: each is measured as a chat begins, with nothing before it.
+    """
+    conversations = read_conversations(folder.input("conversations") / f"{split}.parquet", mask=spec.mask)
+    is_packed = split == "validation" and spec.batching == "packed"
     return ConversationLoader(
-        rows,
-        batching=spec.batching,
+        conversations,
+        batching="bucketed" if is_packed else spec.batching,
         batch_rows=spec.batch_rows,
         sequence_len=sequence_len,
         seed=spec.seed,
         rank=world.rank,
         world_size=world.size,
+        batch_tokens=spec.batch_tokens,
     )
+
+
+def _held_out_batches(loader: ConversationLoader, micro_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all that `loader` has, in pieces that fit the device."""
+    for _ in range(loader.steps_per_epoch):
+        idx, targets = loader.batch()
+        yield from micro_batches(idx, targets, len(idx), micro_tokens)
 
 
 def _write_result(
@@ -105,6 +123,7 @@ def _write_result(
             "tokens": run.state.tokens,
             "epochs": round(run.settings.steps / loader.steps_per_epoch, 3),
             "cut_conversations": loader.cut_conversations,
+            **loader.padding(),
         },
         outputs=final_outputs(run.settings.steps),
     )

@@ -69,6 +69,7 @@ def train_step(
     *,
     micro_rows: int,
     grad_clip: float | None,
+    micro_tokens: int | None = None,
     loss_function: LossFunction = loss_sum,
     stop_requested: bool = False,
 ) -> tuple[float, float, int, bool]:
@@ -81,11 +82,9 @@ def train_step(
     device = world.device
     trained = world.sum_((targets != IGNORED).sum().to(device, world.sum_dtype)).clamp(min=1)
     total = torch.zeros((), dtype=world.sum_dtype, device=device)
-    for row in range(0, len(idx), micro_rows):
+    for micro_idx, micro_targets in micro_batches(idx, targets, micro_rows, micro_tokens):
         with arithmetic(device, state.precision):
-            loss = loss_function(
-                state.model, idx[row : row + micro_rows].to(device), targets[row : row + micro_rows].to(device)
-            )
+            loss = loss_function(state.model, micro_idx.to(device), micro_targets.to(device))
         (loss / trained.to(loss.dtype)).backward()
         total += loss.detach()
     # One reduction for loss, tokens and the wish to stop, so that all ranks stop after the same step.
@@ -97,6 +96,15 @@ def train_step(
     state.step += 1
     state.tokens += int(tokens)
     return mean_loss, norm, int(tokens), stopping > 0
+
+
+def micro_batches(
+    idx: Tensor, targets: Tensor, micro_rows: int, micro_tokens: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a batch in pieces of `micro_rows` rows or, where given, of as many as hold `micro_tokens` tokens."""
+    rows = max(1, micro_tokens // idx.shape[1]) if micro_tokens else micro_rows
+    for row in range(0, len(idx), rows):
+        yield idx[row : row + rows], targets[row : row + rows]
 
 
 def check_loss(loss: float, step: int) -> None:
@@ -136,6 +144,7 @@ class LoopSettings:
     steps: int
     optimizer: OptimizerSpec
     micro_rows: int
+    micro_tokens: int | None = None  # instead of micro_rows, where steps differ in how long their rows are
     use_compile: bool = False
 
 
@@ -158,6 +167,7 @@ def training_steps(
             world,
             rates,
             micro_rows=settings.micro_rows,
+            micro_tokens=settings.micro_tokens,
             grad_clip=settings.optimizer.grad_clip,
             loss_function=loss_function,
             stop_requested=stop_requested(),

@@ -93,3 +93,10 @@ def test_what_does_not_fit_together_is_said_at_once() -> None:
     spec = with_changes(recipe("demo"), {"pretrain.model.n_head": 3, "pretrain.total_batch_tokens": 100})
     with pytest.raises(SpecError, match=r"(?s)n_head: width 128 is not divisible by 3.*total_batch_tokens: 100"):
         resolve(spec)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_batch_conversations_as_the_reference_does(name: str) -> None:
+    spec = recipe(name)
+    assert spec.midtrain is None or spec.midtrain.batching == "stream"
+    assert spec.sft.batching == "padded" and spec.sft.batch_tokens is None

@@ -48,9 +48,12 @@ CHOICES: dict[str, Any] = {
     "mask": ("none", "assistant"),
     "mode": ("local", "multinode"),
     "mixture": [({"task": "Other"},)],
+    "packing": ("stream", "best_fit"),
     "precision": ("bf16", "fp32"),
+    "shard_tasks": ("processes", "threads"),
     "source": ("path", "local"),
     "steps": [7],
+    "tokens": ("cached", "on_the_fly"),
 }
 
 
@@ -63,7 +66,7 @@ def other_value(name: str, value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value / 2 + 0.25 if isinstance(value, float) else value + 2
-    return "other" if isinstance(value, str) or leaf in ("path", "run_name", "rdzv_endpoint") else 32
+    return "other" if isinstance(value, str) or leaf in ("path", "run_name", "rdzv_endpoint", "dask_address") else 32
 
 
 def test_a_field_changes_the_output_params_unless_it_is_a_runtime_field() -> None:

@@ -48,12 +48,16 @@ def test_two_ranks_give_the_losses_and_the_bpb_of_one_over_fifty_steps(bench: Wo
     [
         ("midtrain", finetune_params(batching="stream", mask="none", batch_rows=4, steps=10)),
         ("sft", finetune_params(steps=10)),
+        ("sft", finetune_params(steps=10, batching="packed")),
+        ("sft", finetune_params(steps=10, batching="bucketed")),
     ],
+    ids=["stream", "padded", "packed", "bucketed"],
 )
 def test_two_ranks_give_the_losses_of_one_on_conversations(
     stage: str, params: dict[str, Any], bench: Workbench, base_model: Path
 ) -> None:
-    one, two = (bench.request(stage, f"ranks-{ranks}", params, model="pretrain/whole") for ranks in (1, 2))
+    names = {ranks: f"{params['batching']}-ranks-{ranks}" for ranks in (1, 2)}
+    one, two = (bench.request(stage, name, params, model="pretrain/whole") for name in names.values())
     results = [stage_folders.run(folder, ranks) for folder, ranks in ((one, 1), (two, 2))]
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert results[1]["metrics"]["val_loss_last"] == pytest.approx(results[0]["metrics"]["val_loss_last"], rel=1e-3)
