@@ -190,6 +190,16 @@ def test_a_loader_that_is_given_another_s_state_goes_on_exactly(
     assert totals[0] == totals[1]
 
 
+def test_a_loader_that_goes_on_keeps_no_documents_that_no_lane_will_ask_for(loaders: Loaders) -> None:
+    first, second = loaders.make("best_fit", workers=0), loaders.make("best_fit", workers=0)
+    while len({lane.next_turn for lane in first._own}) == 1:
+        first.rows()
+    second.load(first.state())  # some lanes are ahead of others
+    while second.epoch < 3:
+        second.rows()
+    assert min(second._source._ready, default=99) >= min(lane.next_turn for lane in second._own)
+
+
 def test_the_state_is_small(loaders: Loaders) -> None:
     loader = loaders.make("best_fit")
     for _ in range(100):

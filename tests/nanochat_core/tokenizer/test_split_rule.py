@@ -1,7 +1,7 @@
 """One split rule in three spellings: the same pieces for any text."""
 
 import regex
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.tokenizer.split_rule import PLAIN_PATTERN, SPLIT_PATTERN, UNPOSSESSIVE_PATTERN, cut_blank_runs
@@ -11,6 +11,8 @@ TEXT = st.text(st.one_of(st.sampled_from(BLANKS + "aZ1.'sſ"), st.characters(cod
 
 
 @given(TEXT)
+@example("two  blanks")
+@example("a blank\xa0 that is rare")
 @settings(max_examples=1000)
 def test_all_spellings_cut_alike(text: str) -> None:
     pieces = regex.findall(SPLIT_PATTERN, text)
