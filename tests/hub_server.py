@@ -46,8 +46,9 @@ class Fault:
 
     `status`: it is refused, with `retry_after` as a header. `prose`: the answer is this text with status 200.
     `location`: it is sent there. `is_unranged`: all is sent though only the rest was asked for. `is_changed`: the body
-    has other bytes, as many. `after`: of the body only so many bytes are sent (None: not even a head), and then the connection ends in order ("close"), or as after a crash ("reset"), or never ("silence");
-    `is_admitted`: the head announces no more than these.
+    has other bytes, as many. `after`: of the body only so many bytes are sent (None: not even a head), and then the
+    connection ends in order ("close"), or as after a crash ("reset"), or never ("silence"). `is_admitted`: the head
+    announces no more than these.
     """
 
     status: int | None = None

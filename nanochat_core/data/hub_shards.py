@@ -69,9 +69,15 @@ def wanted_shards(spec: DownloadSpec, base: Path) -> list[WantedShard]:
             f"download.train_shards is {wanted}, but {spec.dataset} has {len(files) - 1} besides the last, "
             "which is for validation: set it lower."
         )
+    *train, validation = (*files[:wanted], files[-1])
+    if twins := [file.path for file in train if file.sha256 and file.sha256 == validation.sha256]:
+        raise DataError(
+            f"{validation.path} of {spec.dataset} is for validation, and {twins[0]} has the same bytes, so it would be "
+            "trained on: set download.train_shards lower, or take another data set."
+        )
     return [
-        WantedShard(spec.dataset, file.commit, file.path, file.size, file.sha256, is_validation=file is files[-1])
-        for file in (*files[:wanted], files[-1])
+        WantedShard(spec.dataset, file.commit, file.path, file.size, file.sha256, is_validation=file is validation)
+        for file in (*train, validation)
     ]
 
 
@@ -94,8 +100,9 @@ def _check(shard: WantedShard, path: Path) -> StoredShard:
         counts = count_text(path)
     except DataError as error:
         raise DataError(
-            f"{shard.path} of {shard.repository} is damaged on the Hub itself, for it arrived with the size and hash "
-            f"that the Hub announces: choose another download.revision, or fewer train_shards. ({error})"
+            f"{shard.path} of {shard.repository} is of no use, and fetching it again would not help, for it has the "
+            "size and hash that the Hub announces: check download.dataset and revision, or take fewer train_shards. "
+            f"({error})"
         ) from None
     try:
         write_json(_record_of(path), {"state": state, "sha256": sha256, "counts": asdict(counts)})

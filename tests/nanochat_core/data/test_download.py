@@ -1,10 +1,13 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nanochat_core import artifacts
@@ -91,6 +94,42 @@ def test_a_wrong_token_ends_in_one_line_without_it(hub_server: HubServer, tmp_pa
 def test_more_shards_than_there_are_is_refused(hub_server: HubServer, tmp_path: Path) -> None:
     ran = run_stage(tmp_path, hub_server.environment(tmp_path / "hf"), source="hub", train_shards=240)
     assert "train_shards is 240" in one_line(ran.returncode, ran.stderr)
+
+
+def test_a_data_set_whose_last_shard_is_also_a_training_shard_is_refused(tmp_path: Path) -> None:
+    folder = write_miniature(tmp_path / "hub") / "datasets/karpathy/fineweb-edu-100b-shuffle"
+    shutil.copy(folder / "shard_00001.parquet", folder / "shard_00003.parquet")
+    with HubServer(tmp_path / "hub") as server:
+        ran = run_stage(tmp_path, server.environment(tmp_path / "hf"), source="hub", train_shards=2)
+        assert "shard_00001.parquet has the same bytes" in one_line(ran.returncode, ran.stderr)
+        assert not any("/resolve/" in path for path in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"body": ["some text"]}, "has no column 'text' (columns: body)"),
+        ({"text": pa.array(["", None, "  "])}, "all of its 3 documents are empty"),
+        ({"text": pa.array([], pa.string())}, "has no rows"),
+        ({"text": [1, 2]}, "is int64, expected strings"),
+    ],
+)
+def test_a_shard_without_text_ends_in_one_line_that_names_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    table: dict[str, Any],
+    expected: str,
+) -> None:
+    root = write_miniature(tmp_path / "hub")
+    pq.write_table(pa.table(table), root / "datasets/karpathy/fineweb-edu-100b-shuffle/shard_00000.parquet")
+    spec = write_request(tmp_path, source="hub", train_shards=1)
+    monkeypatch.setattr(sys, "argv", ["download", str(spec)])
+    with HubServer(root) as server, pytest.raises(SystemExit) as stopped:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        artifacts.run_stage(work)
+    said = one_line(stopped.value.code, capsys.readouterr().err)
+    assert "shard_00000.parquet of karpathy/fineweb-edu-100b-shuffle is of no use" in said and expected in said
 
 
 def test_a_corrupt_shard_of_the_hub_ends_in_one_line(tmp_path: Path) -> None:
