@@ -128,17 +128,20 @@ def test_another_sft_reuses_all_before_it_and_another_depth_makes_all_after_it(
 
 
 def test_the_hub_s_data_go_through_every_stage(hub_mirror: Path, tmp_path: Path) -> None:
-    """Real shards, chats and benchmarks where the mirror is there."""
+    """Real shards, chats and benchmarks where the mirror is there; then more shards for the same tokenizer."""
     small = {name: value for name, value in CHANGES.items() if not name.startswith("download")}
     with HubServer(hub_mirror) as hub:
         urls = {"task_data.core_bundle_url": hub.core_bundle_url, "task_data.words_url": hub.words_url}
-        report = run(
-            tmp_path / "base",
-            small | urls | {"download.train_shards": 1, "evaluate.core_examples": 2},
-            "--data=hub",
-            **hub.environment(tmp_path / "hf"),
-        )
+        changes = small | urls | {"download.train_shards": 2, "evaluate.core_examples": 2}
+        report = run(tmp_path / "base", changes, "--data=hub", **hub.environment(tmp_path / "hf"))
+        fetched = hub.requests.copy()
+        more = {"download.train_shards": 3, "launch.shard_tasks": "processes"}
+        larger = run(tmp_path / "base", changes | more, "--data=hub", **hub.environment(tmp_path / "hf"))
     assert set(states(report).values()) == {"Completed"}
+    assert {"download_first", "tokenizer"} < {stage for stage, state in states(larger).items() if state == "Cached"}
+    again = {path for path, count in (hub.requests - fetched).items() if path.endswith(".parquet") and count}
+    assert {path.rpartition("/")[2] for path in again} == {"shard_00002.parquet"}
+    assert len(list((tmp_path / "base" / "tokens").glob("*/*.safetensors"))) == 3
     scores = read_json(tmp_path / "base" / "artifacts" / report["stages"]["evaluate_base"]["folder"] / "scores.json")
     assert len(scores["core"]["tasks"]) == 22
     chat = read_json(tmp_path / "base" / "artifacts" / report["stages"]["evaluate_sft"]["folder"] / "scores.json")

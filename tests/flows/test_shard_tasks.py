@@ -13,8 +13,10 @@ from prefect.runtime import flow_run
 
 from flows import shard_runners
 from flows.download import DOWNLOAD, tokenizer_text
-from flows.pretrain import PRETRAIN, pretrain
+from flows.pipeline_run import make_stages
+from flows.pretrain import PRETRAIN
 from flows.shard_tasks import ShardTasks
+from flows.train_tokenizer import TOKENIZER
 from nanochat_core.data import hub_shards, token_shards
 from nanochat_core.data.hub_shards import StoredShard, WantedShard
 from nanochat_core.data.shards import TextCounts
@@ -33,8 +35,14 @@ def spec_of(train_shards: int, **changes: Any) -> PipelineSpec:
     return with_changes(recipe("demo", data="hub"), own | changes)
 
 
+@flow
+def make_text(spec: PipelineSpec) -> None:
+    """Make what pretraining reads."""
+    make_stages(spec, [TOKENIZER, DOWNLOAD])
+
+
 class FakeHub:
-    """A data set whose shards take `fetch_seconds`, and the store that they come into."""
+    """A data set, and the store that its shards come into."""
 
     def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stored: dict[str, StoredShard] = {}
@@ -84,21 +92,21 @@ def test_the_tokenizer_waits_for_its_first_shards_and_trains_while_the_rest_come
 
     log.touch()
     hub.before_fetch = until_the_tokenizer_trains
-    pretrain(spec_of(3, **{"download.num_workers": 2}))
-    assert fake_stages.ran() == ["download_first", "tokenizer", "download", "pretrain"]
+    make_text(spec_of(3, **{"download.num_workers": 2}))
+    assert fake_stages.ran() == ["download_first", "tokenizer", "download"]
     assert set(hub.begun[:2]) == {"last.parquet", shard_name(0)}  # what the tokenizer waits for comes first
     assert sorted(hub.begun) == ["last.parquet", *map(shard_name, range(3))]
 
 
 def test_a_larger_text_does_not_train_the_tokenizer_again(hub: FakeHub, fake_stages: FakeStages) -> None:
-    pretrain(spec_of(3))
+    make_text(spec_of(3))
     fake_stages.ran()
     hub.begun.clear()
-    pretrain(spec_of(5, **{"pretrain.model.depth": 6}))
-    assert fake_stages.ran() == ["download", "pretrain"]
+    make_text(spec_of(5, **{"pretrain.model.depth": 6}))
+    assert fake_stages.ran() == ["download"]
     assert sorted(hub.begun) == [shard_name(3), shard_name(4)]
-    pretrain(spec_of(1))  # one stage of the same shard: what it makes has the same bytes
-    assert fake_stages.ran() == ["download", "pretrain"]
+    make_text(spec_of(1))  # one stage of the same shard: what it makes has the same bytes
+    assert fake_stages.ran() == ["download"]
 
 
 def test_one_stage_serves_both_where_the_tokenizer_needs_all_the_text() -> None:
@@ -130,8 +138,8 @@ def test_a_bad_shard_is_a_task_that_fails_alone_and_a_silent_hub_is_asked_again(
             raise left.pop()
 
     hub.before_fetch = trouble
-    pretrain(spec_of(4))
-    assert fake_stages.ran() == ["download_first", "tokenizer", "download", "pretrain"]  # that stage tries it too
+    make_text(spec_of(4))
+    assert fake_stages.ran() == ["download_first", "tokenizer", "download"]  # that stage tries it too
     assert hub.begun.count(shard_name(1)) == 1
     assert hub.begun.count(shard_name(2)) == 3
     assert sorted(hub.stored) == ["last.parquet", *(shard_name(index) for index in (0, 2, 3))]
@@ -150,12 +158,12 @@ def test_a_bad_shard_is_a_task_that_fails_alone_and_a_silent_hub_is_asked_again(
 def test_nothing_is_begun_where_the_stages_are_done_or_the_store_has_it_all(
     hub: FakeHub, fake_stages: FakeStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretrain(spec_of(3))
+    make_text(spec_of(3))
     hub.begun.clear()
     monkeypatch.setattr(shard_runners, "make_runner", None)  # nothing may be opened any more
-    pretrain(spec_of(3, force=["download"]))
+    make_text(spec_of(3, force=["download"]))
     monkeypatch.setattr(hub_shards, "wanted_shards", None)  # nor asked for
-    pretrain(spec_of(3))
+    make_text(spec_of(3))
     assert hub.begun == []
 
 
@@ -261,5 +269,5 @@ def test_a_run_that_fails_leaves_no_runner_open(hub: FakeHub, fake_stages: FakeS
     fake_stages.fail("tokenizer", "input")
     started = time.monotonic()
     with pytest.raises(Exception, match="shard 3 is corrupt"):
-        pretrain(spec_of(3))
+        make_text(spec_of(3))
     assert time.monotonic() - started < PATIENCE_SECONDS

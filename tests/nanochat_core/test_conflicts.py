@@ -72,6 +72,14 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ({"evaluate.chat_tasks": ["Greetings"]}, "evaluate.chat_tasks: Greetings cannot be graded; take it out"),
     ({"evaluate.chat_tasks": ["GSM8K"]}, "evaluate.chat_tasks: GSM8K needs the data set 'gsm8k'; set task_data.source"),
     ({"evaluate.chat_tasks": ["Fact"]}, "evaluate.chat_tasks: unknown task 'Fact' (did you mean 'Facts'?)"),
+    (
+        {"launch.dask_address": "tcp://a:8786"},
+        "launch.dask_address: leave it empty, or set launch.shard_tasks to 'dask'",
+    ),
+    (
+        {"launch.shard_tasks": "dask", "launch.dask_address": "tcp://a:8786", "launch.shard_workers": 2},
+        "launch.shard_workers: leave it empty, the cluster of launch.dask_address has workers of its own",
+    ),
     ({"evaluate.num_samples": 2}, "evaluate.num_samples: 2 answers at temperature 0 are all the same"),
     ({"rl.reward": "anser"}, "rl.reward: unknown reward 'anser' (did you mean 'answer'?)"),
     ({"launch.nnodes": 2}, "launch.nnodes: 2 machines need launch.mode 'multinode'"),
@@ -149,6 +157,14 @@ def test_problems_do_not_hide_each_other() -> None:
     assert len(together) >= len(fields)
     for _, expected in chosen:
         assert any(problem.startswith(expected) for problem in together), expected
+
+
+def test_dask_is_asked_for_only_where_its_extra_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems({"launch.shard_tasks": "dask"}) == []
+    monkeypatch.setattr(conflicts, "find_spec", lambda name: None)
+    assert problems({"launch.shard_tasks": "threads"}) == []
+    (problem,) = problems({"launch.shard_tasks": "dask"})
+    assert problem.startswith("launch.shard_tasks: 'dask' needs an extra; pip install 'nanochat[dask]'")
 
 
 def test_the_tables_say_what_the_code_does(tmp_path: Path) -> None:

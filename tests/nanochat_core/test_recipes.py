@@ -46,6 +46,19 @@ def test_the_100_dollar_run_has_its_published_numbers() -> None:
     assert numbers["parameters, total"] == 560_988_160
     assert numbers["training FLOPs"] == pytest.approx(4e19, rel=0.03)
     assert (numbers["layers"], numbers["vocabulary (tokens)"], numbers["Muon weight decay"]) == (20, 65_536, 0.0)
+    assert numbers["shards for the tokenizer"] == 9  # of 250 million characters, for 2 billion and a tenth
+    assert numbers["tokens on disk (bytes)"] == 25_000_000_000  # two for each of 240 shards' tokens
+
+
+def test_tokens_on_disk_take_two_bytes_four_of_a_large_vocabulary_or_none() -> None:
+    local = with_changes(recipe("demo"), {"download.local_characters": 4_800_000})
+    assert plan(resolve(local))["tokens on disk (bytes)"] == 2_000_000
+    large = with_changes(recipe("classic_d20"), {"tokenizer.vocab_size": 65_537})
+    assert plan(resolve(large))["tokens on disk (bytes)"] == 50_000_000_000
+    on_the_fly = with_changes(large, {"pretrain.runtime.tokens": "on_the_fly"})
+    assert plan(resolve(on_the_fly))["tokens on disk (bytes)"] == 0
+    own = recipe("classic_d20", data="path", path="/data")
+    assert plan(resolve(own))["tokens on disk (bytes)"] is None
 
 
 @pytest.mark.parametrize(
