@@ -11,7 +11,7 @@ from tests.nanochat_core.stages import stage_folders
 from tests.nanochat_core.stages.stage_folders import Workbench, finetune_params, runtime
 
 
-@pytest.mark.parametrize("batching", ["packed", "bucketed"])
+@pytest.mark.parametrize("batching", ["packed", pytest.param("bucketed", marks=pytest.mark.slow)])
 def test_sft_learns_from_every_conversation_in_rows_that_are_nearly_full(
     batching: str, bench: Workbench, base_model: Path
 ) -> None:
