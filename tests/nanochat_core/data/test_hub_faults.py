@@ -1,5 +1,6 @@
 """What goes wrong on the way from the Hub to a shard that is trained on: it recovers, or ends in one line."""
 
+import pickle
 import resource
 import shutil
 import signal
@@ -61,9 +62,19 @@ RESUMED = [name for name, fault in FAULTS.items() if fault.after == PART]
 @pytest.fixture(autouse=True)
 def _hurried(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
     monkeypatch.setenv("HF_ENDPOINT", hub_server.endpoint)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
+    """Wait 0.25 s for a byte, not 10, where the fault is silence; elsewhere a slow machine must not look like one."""
+
+    def shorten(fault: Fault) -> None:
+        if fault.ending == "silence":
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.25)
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.25)
+
+    return shorten
 
 
 @pytest.fixture
@@ -112,8 +123,11 @@ def run_stage(
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_shard_arrives_whole_in_spite_of(hub_server: HubServer, tmp_path: Path, name: str) -> None:
+def test_a_shard_arrives_whole_in_spite_of(
+    hub_server: HubServer, tmp_path: Path, impatient: Callable[[Fault], None], name: str
+) -> None:
     shard = wanted(tmp_path)[0]
+    impatient(FAULTS[name])
     path = url_path(hub_server, shard)
     hub_server.fail(path, [FAULTS[name]])
     stored = fetch_shard(shard, tmp_path)
@@ -126,27 +140,33 @@ def test_a_shard_arrives_whole_in_spite_of(hub_server: HubServer, tmp_path: Path
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_that_stays_ends_in_one_line_and_a_later_run_recovers_from(
-    hub_server: HubServer, tmp_path: Path, name: str
+    hub_server: HubServer, tmp_path: Path, impatient: Callable[[Fault], None], name: str
 ) -> None:
     shard = wanted(tmp_path)[0]
+    impatient(FAULTS[name])
     path = url_path(hub_server, shard)
     hub_server.fail(path, for_ever(FAULTS[name]))
     with pytest.raises(DataError) as caught:
         fetch_shard(shard, tmp_path)
     assert shard.path in str(caught.value) and "\n" not in str(caught.value)
     assert isinstance(caught.value, Unreachable) == (name != "other bytes")
+    arrived = pickle.loads(pickle.dumps(caught.value))  # as from another process or machine
+    assert (type(arrived), str(arrived)) == (type(caught.value), str(caught.value))
     assert stored_shard(shard, tmp_path) is None and not file_of(tmp_path, shard).exists()
-    asked, arrived = hub_server.requests[path], hub_server.sent[path]
+    asked, sent = hub_server.requests[path], hub_server.sent[path]
     assert asked == (2 if name == "other bytes" else retries.ATTEMPTS)
     hub_server.fail(path)
     assert fetch_shard(shard, tmp_path).sha256 == shard.sha256
     assert hub_server.requests[path] == asked + 1
     if name in RESUMED:
-        assert hub_server.sent[path] == shard.size > arrived
+        assert hub_server.sent[path] == shard.size > sent
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in (*RESUMED, "other bytes")])
-def test_the_list_of_files_arrives_in_spite_of(hub_server: HubServer, tmp_path: Path, name: str) -> None:
+def test_the_list_of_files_arrives_in_spite_of(
+    hub_server: HubServer, tmp_path: Path, impatient: Callable[[Fault], None], name: str
+) -> None:
+    impatient(FAULTS[name])
     hub_server.fail(LISTING, [FAULTS[name], cut_short(100), reset_after(100)])
     assert [shard.name for shard in wanted(tmp_path)] == [f"shard_{i:05d}.parquet" for i in range(3)]
     assert hub_server.requests[LISTING] == 4
@@ -162,8 +182,14 @@ def test_the_list_of_files_arrives_in_spite_of(hub_server: HubServer, tmp_path: 
     ],
 )
 def test_without_a_list_of_files_there_is_one_line(
-    hub_server: HubServer, tmp_path: Path, fault: Fault, kind: type[DataError], said: str
+    hub_server: HubServer,
+    tmp_path: Path,
+    impatient: Callable[[Fault], None],
+    fault: Fault,
+    kind: type[DataError],
+    said: str,
 ) -> None:
+    impatient(fault)
     hub_server.fail(LISTING, for_ever(fault))
     began = time.monotonic()
     with pytest.raises(kind, match=said) as caught:
@@ -342,14 +368,6 @@ def test_many_threads_and_processes_that_want_one_shard_fetch_it_once(hub_server
         jobs = [pool.submit(fetch_shard, shard, tmp_path) for pool in (processes, threads) for _ in range(4)]
         assert len({job.result() for job in jobs}) == 1
     assert hub_server.sent[url_path(hub_server, shard)] == shard.size
-
-
-def test_an_error_of_another_process_arrives_as_it_was(hub_server: HubServer, tmp_path: Path) -> None:
-    shard = wanted(tmp_path)[0]
-    hub_server.fail(url_path(hub_server, shard), for_ever(refused(429, retry_after="3600")))
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        error = processes.submit(fetch_shard, shard, tmp_path).exception()
-    assert type(error) is Unreachable and "status 429" in str(error)
 
 
 def test_a_shard_that_changed_on_disk_is_fetched_again_before_it_counts(hub_server: HubServer, tmp_path: Path) -> None:
