@@ -38,9 +38,10 @@ NEVER_ENDS = Task(never_ends, cache_policy=NO_CACHE, persist_result=False)
 
 
 @flow
-def visit(kind: str, folder: Path) -> list[tuple[int, str]]:
+def visit(kind: str, folder: Path, address: str | None = None) -> list[tuple[int, str]]:
     """Return where each of a few tasks ran."""
-    launch = LaunchSpec(shard_tasks=cast(Any, kind), shard_workers=WORKERS)
+    workers = None if address else WORKERS
+    launch = LaunchSpec(shard_tasks=cast(Any, kind), shard_workers=workers, dask_address=address)
     with shard_runners.make_runner(launch, folder, threads=WORKERS) as runner:
         futures = [runner.submit(WHERE, {"_": number}) for number in range(2 * WORKERS)]
         return [future.result() for future in futures]

@@ -56,6 +56,16 @@ def test_every_shard_is_done_in_the_place_that_the_spec_names(kind: str, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_cluster_that_is_there_already_is_used_and_left_as_it_was(tmp_path: Path, prefect_server: str) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        places = visit("dask", tmp_path, cluster.scheduler_address)
+        assert {worker for _, worker in places} == set(cluster.scheduler_info["workers"])
+        assert all(psutil.pid_exists(process) for process, _ in places)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_of_a_flow_that_is_killed_or_cancelled_lives_on(
