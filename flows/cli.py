@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from flows import environment, launch, prefect_server
+from flows.data_cli import data
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
 from nanochat_core.errors import SpecError, did_you_mean
@@ -18,12 +19,13 @@ from nanochat_core.specs import DataSource, LaunchSpec, PipelineSpec, with_chang
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
 )
+app.add_typer(data, name="data")
 PARTS = ("download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate")
 STAGES = (*PARTS, "report")
 
 Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]
 Data = Annotated[str | None, typer.Option(help="source of the text: local, hub or path; default: the recipe's")]
-DataPath = Annotated[str | None, typer.Option(help="folder of parquet, jsonl or txt files, for --data path")]
+DataPath = Annotated[str | None, typer.Option(help="folder of parquet, jsonl, txt or md files, for --data path")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="a field, for example pretrain.model.depth=6; repeatable")
 ]

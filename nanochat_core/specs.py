@@ -94,7 +94,12 @@ class DownloadSpec(Spec):
         None, ge=1, description="training shards to fetch; empty: as many as the training tokens need (source hub)"
     )
     path: str | None = Field(
-        None, description="folder with parquet, jsonl or txt files (source path); empty: for the other sources"
+        None,
+        description="folder with parquet, jsonl, txt or md files, also .gz or .zst (source path); empty: other sources",
+    )
+    text_column: str = Field("text", description="column or field that holds the documents (source path)")
+    max_bad_lines: int = Field(
+        0, ge=0, description="unreadable lines that are left out and listed; more of them end the stage (source path)"
     )
     local_characters: int = Field(
         8_000_000, ge=100_000, description="characters of built-in text to collect (source local)"

@@ -32,9 +32,12 @@ TORCH_FREE = (
     "optim.scaling",
     "optim.scaling_laws",
     "optim.isoflop",
+    "data.bad_lines",
     "data.download",
     "data.hub_shards",
     "data.shards",
+    "data.text_places",
+    "data.text_stats",
     "data.token_shards",
     "inference.interface",
 )
@@ -47,6 +50,7 @@ SEEN_BY_TASKS = (
     "paths",
     "errors",
     "artifacts",
+    "data.bad_lines",
     "data.download",
     "data.shards",
 )

@@ -1,4 +1,4 @@
-"""Every command in docs/operations.md is parsed by the program that it calls, or checked against the files it names."""
+"""Every command in docs/operations.md and docs/own_data.md is parsed by the program that it calls, or checked against the files it names."""
 
 import re
 import shlex
@@ -17,13 +17,13 @@ from flows.node import addresses, services
 from nanochat_core import recipes
 
 PROJECT = Path(__file__).parents[1]
-PAGES = PROJECT / "docs" / "operations.md"
+PAGES = [PROJECT / "docs" / name for name in ("operations.md", "own_data.md")]
 SCRIPTS = ("deployments/slurm/train.sbatch", "deployments/slurm/worker.sbatch")
 
 
 def commands() -> Iterator[list[str]]:
     """Yield the words of each line in the fenced blocks, without comments."""
-    for block in re.findall(r"```sh\n(.*?)```", PAGES.read_text(), re.DOTALL):
+    for block in re.findall(r"```sh\n(.*?)```", "\n".join(page.read_text() for page in PAGES), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
                 yield words
@@ -46,7 +46,11 @@ def check_nanochat(words: list[str]) -> None:
     known: dict[str, Any] = get_command(cli.app).commands  # type: ignore[attr-defined]
     name, *arguments = words
     assert name in known, f"no command {name}"
-    context = known[name].make_context(name, list(arguments))
+    command = known[name]
+    if hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    context = command.make_context(name, list(arguments))
     if "recipe" in context.params and "changes" in context.params:
         keys = ("data", "data_path", "changes", "force", "nproc_per_node", "run_name")
         given = {"data": None, "data_path": None, **{key: context.params.get(key) for key in keys}}

@@ -18,7 +18,7 @@ from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage, sha256_of, write_json
 from nanochat_core.data.hub_shards import StoredShard, WantedShard, fetch_shard, stored_shard, wanted_shards
 from nanochat_core.data.hub_store import place
-from nanochat_core.data.own_text import local_texts, path_texts, write_text_shards
+from nanochat_core.data.own_text import OwnTextCounts, local_texts, path_texts, write_text_shards
 from nanochat_core.data.shards import INDEX_NAME, SHARDS, TextCounts, TextShards, count_text
 from nanochat_core.errors import DataError, Unreachable
 from nanochat_core.metrics import MetricsWriter
@@ -35,32 +35,34 @@ def work(folder: StageFolder) -> None:
     (folder.path / SHARDS).mkdir(exist_ok=True)
     with contextlib.closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
         make = _hub_text if spec.source == "hub" else _own_text
-        shards, details = make(spec, folder, metrics)
+        shards, found, details = make(spec, folder, metrics)
     index = _index(details["source"], shards)
     write_json(folder.path / INDEX_NAME, index)
     TextShards.open(folder.path)  # refuses a validation shard that is among the training shards
     sizes = {f"{split}_{what}": index[what][split] for what in COUNTS for split in ("train", "validation")}
-    folder.write_result({"train_shards": len(index["train"]), **sizes}, [*shards, INDEX_NAME], details)
+    folder.write_result({"train_shards": len(index["train"]), **sizes, **found}, [*shards, INDEX_NAME], details)
 
 
 def _hub_text(
     spec: DownloadSpec, folder: StageFolder, metrics: MetricsWriter
-) -> tuple[dict[str, StoredShard], dict[str, str]]:
-    """Return the shards by their names in `folder`, the validation shard last, and where they come from."""
+) -> tuple[dict[str, StoredShard], dict[str, int], dict[str, str]]:
+    """Return the shards by their names in `folder`, the validation shard last; counts; and where they come from."""
     base = folder.artifacts_root.parent
     wanted = wanted_shards(spec, base)
     shards = {f"{SHARDS}/{shard.name}": stored for shard, stored in fetch_all(wanted, base, spec.num_workers, metrics)}
     for name, stored in shards.items():
         place(stored.path, folder.path / name)
-    return shards, {"source": f"{spec.dataset}@{spec.revision}", "commit": wanted[0].commit}
+    return shards, {}, {"source": f"{spec.dataset}@{spec.revision}", "commit": wanted[0].commit}
 
 
 def _own_text(
     spec: DownloadSpec, folder: StageFolder, metrics: MetricsWriter
-) -> tuple[dict[str, StoredShard], dict[str, str]]:
+) -> tuple[dict[str, StoredShard], dict[str, int], dict[str, str]]:
     """Like `_hub_text`; counting reads every page of what was written."""
-    texts = path_texts(spec, metrics) if spec.source == "path" else local_texts(spec, metrics)
-    train, validation = write_text_shards(folder.path, texts, spec.seed)
+    counts = OwnTextCounts()
+    is_path = spec.source == "path"
+    texts = path_texts(spec, folder.path, metrics, counts) if is_path else local_texts(spec, metrics)
+    train, validation = write_text_shards(folder.path, texts, spec.seed, counts)
 
     def read(name: str) -> StoredShard:
         path = folder.path / name
@@ -68,7 +70,8 @@ def _own_text(
 
     with ThreadPoolExecutor(spec.num_workers) as pool:
         names = [*train, validation]
-        return dict(zip(names, pool.map(read, names), strict=True)), {"source": spec.source}
+        shards = dict(zip(names, pool.map(read, names), strict=True))
+    return shards, counts.metrics() if is_path else {}, {"source": spec.source}
 
 
 def fetch_all(

@@ -5,9 +5,11 @@ Documents are put in an order that only the seed and the texts decide; those tha
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core.data import local_corpus
+from nanochat_core.data.bad_lines import RECORD_NAME, BadLines
 from nanochat_core.data.shards import SHARDS, write_shard
 from nanochat_core.data.text_files import find_text_files, read_texts
 from nanochat_core.errors import DataError
@@ -17,18 +19,40 @@ from nanochat_core.specs import DownloadSpec
 SHARD_CHARACTERS = 50_000_000
 VALIDATION_SHARE = 0.05  # of the documents, but no more than
 MAX_VALIDATION_DOCUMENTS = 20_000
+NEAR_EMPTY_CHARACTERS = 16
 
 
-def write_text_shards(folder: Path, texts: Iterable[str], seed: int) -> tuple[list[str], str]:
+@dataclass
+class OwnTextCounts:
+    """What was found besides whole, different documents."""
+
+    empty: int = 0  # nothing but blanks, or null: left out
+    near_empty: int = 0  # fewer than NEAR_EMPTY_CHARACTERS: kept
+    duplicates: int = 0  # equal to an earlier document: left out
+    alike: int = 0  # equal to an earlier one but for case and blanks: kept
+    bad_lines: int = 0  # could not be read: left out, and listed
+
+    def metrics(self) -> dict[str, int]:
+        return {
+            "empty_documents_left_out": self.empty,
+            "near_empty_documents": self.near_empty,
+            "duplicates_left_out": self.duplicates,
+            "documents_alike": self.alike,
+            "bad_lines": self.bad_lines,
+        }
+
+
+def write_text_shards(folder: Path, texts: Iterable[str], seed: int, counts: OwnTextCounts) -> tuple[list[str], str]:
     """Write documents as shards, in an order that only the seed and the texts decide; return the shards' names.
 
     All documents are held in memory. Equal documents are kept once, so none is in both training and validation. Raises
     DataError where there are fewer than two.
     """
-    ordered = _in_seeded_order(texts, seed)
+    ordered = _in_seeded_order(_counted(texts, counts), seed, counts)
     if len(ordered) < 2:
         raise DataError(
-            f"The data holds {len(ordered)} different documents, expected at least 2 (one is for validation): add text."
+            f"The data holds {len(ordered)} different documents (and {counts.empty} empty ones), expected at least 2: "
+            "one is for validation. Add text."
         )
     held_out = min(max(1, int(len(ordered) * VALIDATION_SHARE)), MAX_VALIDATION_DOCUMENTS)
     names: list[str] = []
@@ -38,10 +62,42 @@ def write_text_shards(folder: Path, texts: Iterable[str], seed: int) -> tuple[li
     return names[:-1], names[-1]
 
 
-def _in_seeded_order(texts: Iterable[str], seed: int) -> list[str]:
+def _counted(texts: Iterable[str], counts: OwnTextCounts) -> Iterator[str]:
+    """Yield the documents that are not empty."""
+    for text in texts:
+        length = len(text.strip())
+        counts.empty += not length
+        counts.near_empty += 0 < length < NEAR_EMPTY_CHARACTERS
+        if length:
+            yield text
+
+
+def _in_seeded_order(texts: Iterable[str], seed: int, counts: OwnTextCounts) -> list[str]:
     """Return the different texts, sorted by a hash of seed and text: a shuffle that does not depend on their order."""
-    keyed = {hashlib.blake2b(f"{seed}/{text}".encode(), digest_size=16).digest(): text for text in texts}
+    keyed: dict[bytes, str] = {}
+    plain: set[bytes] = set()
+    read = 0
+    for text in texts:
+        read += 1
+        keyed[digest(f"{seed}/{text}")] = text
+        plain.add(digest(without_case_and_blanks(text)))
+    counts.duplicates = read - len(keyed)
+    counts.alike = len(keyed) - len(plain)
     return [keyed[key] for key in sorted(keyed)]
+
+
+def digest(text: str) -> bytes:
+    """Return 16 bytes that differ for different texts."""
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
+
+
+def without_case_and_blanks(text: str) -> str:
+    """Return what two documents have in common that differ in case and white space only.
+
+    >>> without_case_and_blanks("Two\\n  Words ")
+    'two words'
+    """
+    return " ".join(text.lower().split())
 
 
 def _shards_of(texts: list[str]) -> Iterator[list[str]]:
@@ -57,13 +113,18 @@ def _shards_of(texts: list[str]) -> Iterator[list[str]]:
         yield shard
 
 
-def path_texts(spec: DownloadSpec, metrics: MetricsWriter) -> Iterator[str]:
+def path_texts(spec: DownloadSpec, folder: Path, metrics: MetricsWriter, counts: OwnTextCounts) -> Iterator[str]:
+    """Yield the documents of the user's files. Raises DataError, after the last, where too many lines were bad."""
     if not spec.path:
         raise DataError("The source 'path' needs a folder: set download.path.")
     files = find_text_files(Path(spec.path).expanduser())
+    bad = BadLines(folder / RECORD_NAME, allowed=spec.max_bad_lines)
     for done, path in enumerate(files, start=1):
-        yield from read_texts(path)
+        for _, text in read_texts(path, bad, column=spec.text_column):
+            yield text
         metrics.write(done, total_steps=len(files), progress="files read")
+    counts.bad_lines = bad.count
+    bad.check()
 
 
 def local_texts(spec: DownloadSpec, metrics: MetricsWriter) -> list[str]:

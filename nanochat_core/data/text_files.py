@@ -1,84 +1,183 @@
-"""A user's own text: the documents in a folder of parquet, jsonl and txt files. Torch-free.
+"""A user's own text: the documents in a folder of parquet, JSON-lines and plain text files. Torch-free.
 
-- .parquet: the column `text`, a document a row.
-- .jsonl: an object a line with the field `text`.
+- .parquet: a column, a document a row.
+- .jsonl: an object a line; a field of it is the document.
 - .txt and .md: one document a file, cut between paragraphs where it is longer than 10,000 characters.
+
+All but parquet may be compressed (.gz, .zst). A column or field is chosen by name, `text` unless said. Files are read a
+row group or a line at a time; plain text as a whole.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from nanochat_core.data.shards import TEXT_COLUMN, check_parquet, documents
-from nanochat_core.errors import DataError
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat_core.data.bad_lines import BadLines
+from nanochat_core.data.shards import TEXT_COLUMN
+from nanochat_core.errors import DataError, did_you_mean
 
 MAX_PLAIN_CHARACTERS = 10_000
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+UNREADABLE = (pa.ArrowException, OSError, EOFError)
+
+Documents = Iterator[tuple[str, str]]  # where in its file a document stands ("line 3"), and its text
 
 
-def find_text_files(folder: Path) -> list[Path]:
-    """Return the readable files below `folder`, sorted, without hidden ones; raises DataError where there is none."""
-    if not folder.is_dir():
-        raise DataError(f"The data folder {folder} does not exist: set download.path to a folder with text.")
+def find_text_files(place: Path) -> list[Path]:
+    """Return the readable files below a folder, sorted, without hidden ones; or `place` itself, if it is such a file.
+
+    Raises DataError where there is none.
+    """
+    if place.is_file() and kind_of(place):
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"The data folder {place} does not exist: set download.path to a folder with text.")
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix in READERS
-        and path.is_file()
-        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        for path in place.rglob("*")
+        if kind_of(path) and path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
     )
     if not found:
-        raise DataError(
-            f"The data folder {folder} has no {', '.join(READERS)} file: put text there, or set download.path."
-        )
+        kinds = f"{', '.join(READERS)} (all but .parquet also as {' or '.join(COMPRESSIONS)})"
+        raise DataError(f"The data folder {place} has no file of these kinds: {kinds}. Put text there.")
     return found
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """Yield the documents of one file, without blank ones; raises DataError with file and line for a malformed one."""
-    return (text for text in READERS[path.suffix](path) if text.strip())
+def kind_of(path: Path) -> str | None:
+    """Return the suffix that says how a file is read, without that of its compression; None for other files.
+
+    >>> [kind_of(Path(name)) for name in ("a/b.jsonl.zst", "b.parquet", "b.parquet.gz", "b.csv")]
+    ['.jsonl', '.parquet', None, None]
+    """
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSIONS:
+        suffix = Path(path.stem).suffix.lower()
+        return suffix if suffix in READERS and suffix != ".parquet" else None
+    return suffix if suffix in READERS else None
 
 
-def _read_parquet(path: Path) -> Iterator[str]:
-    check_parquet(path)
-    yield from documents([path])
+def read_texts(path: Path, bad: BadLines, *, column: str = TEXT_COLUMN) -> Documents:
+    """Yield the documents of one file, empty ones included; what cannot be read is added to `bad` and left out.
+
+    Raises DataError where a parquet file has no such column of strings.
+    """
+    kind = kind_of(path)
+    assert kind is not None, f"{path} is no text file"
+    return READERS[kind](path, bad, column)
 
 
-def _read_jsonl(path: Path) -> Iterator[str]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _text_of(line, f"{path}, line {number}")
+def _read_parquet(path: Path, bad: BadLines, column: str) -> Documents:
+    try:
+        file = pq.ParquetFile(path)
+    except UNREADABLE as error:
+        bad.add(path, "the file", f"no readable parquet ({_one_line(error)})")
+        return
+    with file:
+        _check_column(path, file.schema_arrow, column)
+        first = 0
+        for group in range(file.num_row_groups):
+            try:
+                texts = file.read_row_group(group, columns=[column], use_threads=False).column(0).to_pylist()
+            except (*UNREADABLE, UnicodeDecodeError) as error:
+                bad.add(path, f"row group {group}", f"corrupt ({_one_line(error)})")
+            else:
+                yield from ((f"row {row}", text or "") for row, text in enumerate(texts, start=first))
+            first += file.metadata.row_group(group).num_rows
 
 
-def _text_of(line: bytes, place: str) -> str:
+def _check_column(path: Path, schema: pa.Schema, column: str) -> None:
+    if column not in schema.names:
+        raise DataError(
+            f"{path} has no column {column!r} (columns: {', '.join(schema.names)})"
+            f"{did_you_mean(column, schema.names)}. Set download.text_column."
+        )
+    kind = schema.field(column).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"{path}: the column {column!r} is {kind}, expected strings. Set download.text_column (columns: "
+            f"{', '.join(schema.names)})."
+        )
+
+
+def _read_jsonl(path: Path, bad: BadLines, column: str) -> Documents:
+    number = 0
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    text = _text_of(line, column)
+                    if isinstance(text, str):
+                        yield f"line {number}", text
+                    else:
+                        bad.add(path, f"line {number}", text.reason)
+    except UNREADABLE as error:
+        bad.add(path, f"after line {number}", f"the file ends badly ({_one_line(error)})")
+
+
+class NoText:
+    """Why a line holds no document."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def _text_of(line: bytes, column: str) -> str | NoText:
+    """Return the document of a line of JSON; a null is an empty one."""
     try:
         value = json.loads(line)
     except ValueError as error:  # bad UTF-8 too
-        raise DataError(f"{place} is no JSON ({error}): expected an object with the field {TEXT_COLUMN!r}.") from None
-    if not isinstance(value, dict) or not isinstance(value.get(TEXT_COLUMN), str):
-        raise DataError(f"{place} has no text in the field {TEXT_COLUMN!r}: expected {{{json.dumps(TEXT_COLUMN)}: …}}.")
-    text: str = value[TEXT_COLUMN]
-    return text.encode(errors="replace").decode()  # JSON can spell half a character (a lone surrogate)
+        return NoText(f"no JSON ({_one_line(error)})")
+    except RecursionError:
+        return NoText("JSON that is nested too deeply")
+    if not isinstance(value, dict):
+        return NoText(f"no object: expected {{{json.dumps(column)}: …}}")
+    if column not in value:
+        names = [str(name) for name in value]
+        return NoText(f"no field {column!r} (fields: {', '.join(names[:8])}){did_you_mean(column, names)}")
+    text = value[column]
+    if text is not None and not isinstance(text, str):
+        return NoText(f"the field {column!r} is of type {type(text).__name__}, expected a string")
+    return (text or "").encode(errors="replace").decode()  # JSON can spell half a character (a lone surrogate)
 
 
-def _read_plain(path: Path) -> Iterator[str]:
+def _read_plain(path: Path, bad: BadLines, column: str) -> Documents:
     """Yield pieces of whole paragraphs (blank lines between them), as long as fits."""
-    data = path.read_bytes()
     try:
-        text = data.decode("utf-8")
+        with _opened(path) as file:
+            data = file.read()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line} is not UTF-8 ({error.reason}): convert the file.") from None
-    piece = ""
+        return bad.add(path, f"line {line}", f"not UTF-8 ({error.reason}): the whole file is left out")
+    except UNREADABLE as error:
+        return bad.add(path, "the file", f"cannot be read ({_one_line(error)})")
+    piece, count = "", 1
     for paragraph in text.replace("\r\n", "\n").split("\n\n"):
         if piece and len(piece) + len(paragraph) + 2 > MAX_PLAIN_CHARACTERS:
-            yield piece
-            piece = ""
+            yield f"piece {count}", piece
+            piece, count = "", count + 1
         piece = f"{piece}\n\n{paragraph}" if piece else paragraph
-    yield piece
+    yield f"piece {count}", piece
 
 
-READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+def _opened(path: Path) -> BinaryIO:
+    """Return the decompressed bytes of a file as a stream."""
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    if compression is None:
+        return open(path, "rb")
+    return io.BufferedReader(pa.input_stream(str(path), compression=compression))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+READERS: dict[str, Callable[[Path, BadLines, str], Documents]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_jsonl,
     ".txt": _read_plain,

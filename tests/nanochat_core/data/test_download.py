@@ -12,7 +12,7 @@ import pytest
 
 from nanochat_core import artifacts
 from nanochat_core.data.download import work
-from nanochat_core.data.own_text import write_text_shards
+from nanochat_core.data.own_text import OwnTextCounts, write_text_shards
 from nanochat_core.data.shards import TextShards, check_parquet, documents
 from nanochat_core.errors import DataError
 from tests.hub_miniature import write_miniature
@@ -163,11 +163,11 @@ def test_a_folder_becomes_shards_of_all_its_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        (None, b"", "has no .parquet, .jsonl"),
-        ("bad.parquet", b"PAR1 this is no parquet file PAR1", "bad.parquet is no readable parquet file"),
-        ("bad.jsonl", b'{"text": "fine"}\n{"text": 3}\n', "bad.jsonl, line 2 has no text"),
-        ("bad.jsonl", b'{"text": "fine"}\n\n{"text": \n', "bad.jsonl, line 3 is no JSON"),
-        ("bad.txt", b"fine\nfine\n\xff\xfe", "bad.txt, line 3 is not UTF-8"),
+        (None, b"", "has no file of these kinds: .parquet, .jsonl"),
+        ("bad.parquet", b"PAR1 this is no parquet file PAR1", "bad.parquet, the file: no readable parquet"),
+        ("bad.jsonl", b'{"text": "fine"}\n{"text": 3}\n', "bad.jsonl, line 2: the field 'text' is of type int"),
+        ("bad.jsonl", b'{"text": "fine"}\n\n{"text": \n', "bad.jsonl, line 3: no JSON"),
+        ("bad.txt", b"fine\nfine\n\xff\xfe", "bad.txt, line 3: not UTF-8"),
         ("one.txt", b"only one document", "holds 1 different documents"),
     ],
 )
@@ -195,15 +195,36 @@ def test_shards_depend_on_texts_and_seed_only(tmp_path: Path) -> None:
     written = {}
     for name, order, seed in (("a", texts, 1), ("b", [*texts[::-1], texts[0]], 1), ("c", texts, 2)):
         (tmp_path / name / "shards").mkdir(parents=True)
-        train, validation = write_text_shards(tmp_path / name, order, seed)
+        train, validation = write_text_shards(tmp_path / name, order, seed, OwnTextCounts())
         written[name] = [(tmp_path / name / shard).read_bytes() for shard in (*train, validation)]
     assert written["a"] == written["b"] != written["c"]
     assert check_parquet(tmp_path / "a" / validation) == 15
 
 
+def test_bad_lines_that_are_allowed_are_left_out_counted_and_listed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    lines = [json.dumps({"body": text}) for text in ("a first document", "A  first document", "a first document", "ok")]
+    lines += ["not json", json.dumps({"body": None}), json.dumps({"text": "another field"})]
+    (tmp_path / "data" / "a.jsonl").write_text("\n".join(lines))
+    ran = run_stage(tmp_path, source="path", path=str(tmp_path / "data"), text_column="body", max_bad_lines=2)
+    assert ran.returncode == 0, ran.stderr
+    metrics = result_of(tmp_path)["metrics"]
+    expected = {
+        "bad_lines": 2,
+        "empty_documents_left_out": 1,
+        "near_empty_documents": 1,
+        "duplicates_left_out": 1,
+        "documents_alike": 1,
+    }
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["train_documents"] + metrics["validation_documents"] == 3
+    listed = (tmp_path / "artifacts/download/x/bad_lines.jsonl").read_text().splitlines()
+    assert [json.loads(line)["place"] for line in listed] == ["line 5", "line 7"]
+
+
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 different documents"):
-        write_text_shards(tmp_path, ["same", "same"], 0)
+        write_text_shards(tmp_path, ["same", "same"], 0, OwnTextCounts())
 
 
 @pytest.mark.hub

@@ -1,0 +1,36 @@
+"""Where text can be looked at: a finished download, a folder or a file of the user's own. Torch-free."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nanochat_core.data.bad_lines import BadLines
+from nanochat_core.data.shards import INDEX_NAME, TEXT_COLUMN, TextShards
+from nanochat_core.data.text_files import find_text_files, read_texts
+
+
+class FoundText(NamedTuple):
+    """One document, and where it stands."""
+
+    file: Path
+    place: str  # "line 3", "row 5"
+    text: str
+
+
+def text_files(places: Sequence[Path]) -> list[Path]:
+    """Return the files behind folders, files and finished downloads; raises DataError where there are none."""
+    found = []
+    for place in places:
+        if (place / INDEX_NAME).is_file():
+            shards = TextShards.open(place)
+            found += [*shards.train, shards.validation]
+        else:
+            found += find_text_files(place)
+    return found
+
+
+def found_texts(files: Sequence[Path], bad: BadLines, *, column: str = TEXT_COLUMN) -> Iterator[FoundText]:
+    """Yield the documents of the files, empty ones included; what cannot be read goes to `bad`."""
+    for file in files:
+        for place, text in read_texts(file, bad, column=column):
+            yield FoundText(file, place, text)
