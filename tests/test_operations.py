@@ -1,4 +1,4 @@
-"""Every command in docs/operations.md and docs/own_data.md is parsed by the program that it calls, or checked against the files it names."""
+"""Every command in the pages is parsed by the program that it calls, or checked against the files it names."""
 
 import re
 import shlex
@@ -188,12 +188,12 @@ def test_every_command_of_the_pages_is_one_that_exists(words: list[str]) -> None
 
 
 def test_each_kind_of_place_has_its_page() -> None:
-    titles = re.findall("^## (.+)$", PAGES.read_text(), re.MULTILINE)
+    titles = re.findall("^## (.+)$", PAGES[0].read_text(), re.MULTILINE)
     assert titles == ["A laptop", "A GPU node", "A Kubernetes cluster", "A Slurm cluster"]
 
 
 def test_the_commands_in_the_text_exist_as_well() -> None:
-    text = re.sub(r"```.*?```", "", PAGES.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", PAGES[0].read_text(), flags=re.DOTALL)
     found = [shlex.split(code) for code in re.findall(r"`((?:nanochat|prefect) [^`]+)`", text)]
     assert len(found) > 5
     for words in found:
