@@ -25,6 +25,7 @@ UNITS = [
     "files",
     "heads",
     "layers",
+    "lines",
     "machines",
     "minutes",
     "parameter",

@@ -99,7 +99,13 @@ def test_a_sweep_is_one_run_in_mlflow_with_its_constants_and_its_models_are_foun
     changes = {"run_name": "tracked", "pretrain.tokens_per_parameter": 2.0}
     base = with_changes(recipe("demo", data="hub"), changes)
     result = sweep(SweepSpec(kind="miniseries", depths=(2, 4), with_core=True, base=base))
-    assert fake_stages.ran() == ["download_first", "tokenizer", "download", "task_data", *["pretrain", "evaluate_base"] * 2]
+    assert fake_stages.ran() == [
+        "download_first",
+        "tokenizer",
+        "download",
+        "task_data",
+        *["pretrain", "evaluate_base"] * 2,
+    ]
     assert [row.core for row in result.results] == [0.25, 0.25]
     assert result.fits.compute_law
     client = mlflow.MlflowClient(mlflow_store)
