@@ -105,7 +105,7 @@ def hub(base: Path) -> Iterator[Finding]:
     """Is the Hugging Face Hub there, for the recipes that load from it?"""
     endpoint = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     if is_offline():
-        yield Finding("hub", "ok", "HF_HUB_OFFLINE is set: only what is in its cache can be used")
+        yield Finding("hub", "ok", f"HF_HUB_OFFLINE is set: only what {paths.hub_dir(base)} has can be used")
         return
     answer = ask(endpoint)
     if answer.is_alive:
