@@ -13,6 +13,7 @@ import httpx
 from flows.doctor_finding import Check, Finding, State
 from flows.node import addresses
 from flows.tracking_store import public_address
+from nanochat_core import paths
 
 SECONDS = 5.0
 HUB = "https://huggingface.co"
