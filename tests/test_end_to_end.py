@@ -77,7 +77,7 @@ def test_a_run_makes_every_stage_and_the_next_finds_them_all_cached(base: Path, 
 def test_a_worker_killed_in_pretraining_costs_only_the_steps_since_its_checkpoint(
     first: dict[str, Any], tmp_path: Path
 ) -> None:
-    process = start(tmp_path, CHANGES | ROWS | STEPS)
+    process = start(tmp_path, CHANGES | ROWS | STEPS | {"launch.retries": 0})  # else it is started again by itself
     worker = wait_for_worker(process, tmp_path)
     worker.kill()
     output, _ = process.communicate(timeout=120)
