@@ -92,7 +92,7 @@ class ShardTasks:
 
         try:
             wanted = [] if self._is_hub_silent else wanted_shards(download, self._base)
-        except NanochatError as error:  # the stage will say so
+        except (NanochatError, OSError) as error:  # the stage will say so
             self._is_hub_silent = isinstance(error, Unreachable)
             return []
         for shard in sorted(wanted, key=lambda shard: not shard.is_validation):  # it belongs to the first ones
@@ -163,7 +163,13 @@ class ShardTasks:
         retries = self._launch.retries
         delays = [self._launch.retry_seconds * 3**attempt for attempt in range(retries)]
         patient = task.with_options(retries=retries, retry_delay_seconds=delays)
-        future: ShardTask = self._runner(task.name).submit(patient, parameters)
+        try:
+            future: ShardTask = self._runner(task.name).submit(patient, parameters)
+        except OSError as error:
+            raise NanochatError(
+                f"launch.shard_tasks: {self._launch.shard_tasks!r} does not work here "
+                f"({' '.join(str(error).split())}): correct launch.dask_address, or use 'threads'."
+            ) from None
         self._pending[future] = f"{task.name}: {shard}"
         return future
 
