@@ -15,9 +15,9 @@ from rich.text import Text
 
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import artifacts, paths
-from nanochat_core.data.bad_lines import BadLines
-from nanochat_core.data.text_places import FoundText, found_texts, text_files
-from nanochat_core.data.text_stats import TextStats
+from nanochat_core.data.own.bad_lines import BadLines
+from nanochat_core.data.own.text_places import FoundText, found_texts, text_files
+from nanochat_core.data.own.text_stats import TextStats
 from nanochat_core.errors import ArtifactError
 
 data = typer.Typer(no_args_is_help=True, help="Look at text: your files, or what a run has downloaded.")

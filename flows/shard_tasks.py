@@ -1,6 +1,6 @@
 """The work that each shard of the text needs, as tasks: it is fetched from the Hub, and it is tokenised.
 
-    fetch_shard -> the store (data/hub_shards.py) -> the download stage checks, links and lists it
+    fetch_shard -> the store (data/remote/hub_shards.py) -> the download stage checks, links and lists it
     tokenise_shard -> the token cache (data/token_shards.py) -> pretraining maps it into memory
 
 Both leave what they make under a name that follows from its content, so a finished shard is never a task again, and a
@@ -27,7 +27,7 @@ from nanochat_core.errors import NanochatError, Unreachable
 from nanochat_core.specs import DownloadSpec, PipelineSpec
 
 if TYPE_CHECKING:
-    from nanochat_core.data.hub_shards import StoredShard, WantedShard
+    from nanochat_core.data.remote.hub_shards import StoredShard, WantedShard
 
 TRANSIENT = (Unreachable, ConnectionError, TimeoutError)
 
@@ -38,7 +38,9 @@ ShardTask = PrefectFuture[Any]
 
 def fetch(shard: "WantedShard", base: Path) -> "StoredShard":
     """Have the shard in the store, whole and checked."""
-    from nanochat_core.data.hub_shards import fetch_shard  # it and the next bring packages that a cached run spares
+    from nanochat_core.data.remote.hub_shards import (
+        fetch_shard,  # it and the next bring packages that a cached run spares
+    )
 
     return fetch_shard(shard, base)
 
@@ -88,7 +90,7 @@ class ShardTasks:
 
     def fetch(self, download: DownloadSpec) -> list[ShardTask]:
         """Begin to fetch the shards that the store lacks; return the tasks to wait for before they are read."""
-        from nanochat_core.data.hub_shards import stored_shard, wanted_shards
+        from nanochat_core.data.remote.hub_shards import stored_shard, wanted_shards
 
         try:
             wanted = [] if self._is_hub_silent else wanted_shards(download, self._base)

@@ -16,9 +16,9 @@ from typing import Any
 
 from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage, sha256_of, write_json
-from nanochat_core.data.hub_shards import StoredShard, WantedShard, fetch_shard, stored_shard, wanted_shards
-from nanochat_core.data.hub_store import place
-from nanochat_core.data.own_text import OwnTextCounts, local_texts, path_texts, write_text_shards
+from nanochat_core.data.own.own_text import OwnTextCounts, local_texts, path_texts, write_text_shards
+from nanochat_core.data.remote.hub_shards import StoredShard, WantedShard, fetch_shard, stored_shard, wanted_shards
+from nanochat_core.data.remote.hub_store import place
 from nanochat_core.data.shards import INDEX_NAME, SHARDS, TextCounts, TextShards, count_text
 from nanochat_core.errors import DataError, Unreachable
 from nanochat_core.metrics import MetricsWriter

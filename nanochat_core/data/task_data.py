@@ -20,10 +20,10 @@ from typing import Any
 
 from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes, write_json
-from nanochat_core.data.hub import HubDataset
-from nanochat_core.data.hub_store import HubFile, place
+from nanochat_core.data.remote.hub import HubDataset
+from nanochat_core.data.remote.hub_store import HubFile, place
+from nanochat_core.data.remote.url_file import fetch_url
 from nanochat_core.data.shards import INDEX_NAME, TextShards, check_parquet, documents
-from nanochat_core.data.url_file import fetch_url
 from nanochat_core.errors import DataError
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import TaskDataSpec, parse_params

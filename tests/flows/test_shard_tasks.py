@@ -17,8 +17,9 @@ from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
 from flows.shard_tasks import ShardTasks
 from flows.train_tokenizer import TOKENIZER
-from nanochat_core.data import hub_shards, token_shards
-from nanochat_core.data.hub_shards import StoredShard, WantedShard
+from nanochat_core.data import token_shards
+from nanochat_core.data.remote import hub_shards
+from nanochat_core.data.remote.hub_shards import StoredShard, WantedShard
 from nanochat_core.data.shards import TextCounts
 from nanochat_core.errors import DataError, NanochatError, Unreachable
 from nanochat_core.recipes import derive, recipe

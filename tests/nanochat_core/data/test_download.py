@@ -12,7 +12,7 @@ import pytest
 
 from nanochat_core import artifacts
 from nanochat_core.data.download import work
-from nanochat_core.data.own_text import OwnTextCounts, write_text_shards
+from nanochat_core.data.own.own_text import OwnTextCounts, write_text_shards
 from nanochat_core.data.shards import TextShards, check_parquet, documents
 from nanochat_core.errors import DataError
 from tests.hub_miniature import write_miniature

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core.data import local_corpus
-from nanochat_core.data.bad_lines import RECORD_NAME, BadLines
+from nanochat_core.data.own.bad_lines import RECORD_NAME, BadLines
+from nanochat_core.data.own.text_files import find_text_files, read_texts
 from nanochat_core.data.shards import SHARDS, write_shard
-from nanochat_core.data.text_files import find_text_files, read_texts
 from nanochat_core.errors import DataError
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import DownloadSpec

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_core.data.scripts import CLASSES, DIGITS, PUNCTUATION, count_classes
-from nanochat_core.data.text_stats import measure
+from nanochat_core.data.own.scripts import CLASSES, DIGITS, PUNCTUATION, count_classes
+from nanochat_core.data.own.text_stats import measure
 
 TEXTS = st.lists(st.text(max_size=40), max_size=30)
 

@@ -4,9 +4,9 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from nanochat_core.artifacts import sha256_of
-from nanochat_core.data import retries
-from nanochat_core.data.hub import HubDataset
-from nanochat_core.data.hub_store import HubFile
+from nanochat_core.data.remote import retries
+from nanochat_core.data.remote.hub import HubDataset
+from nanochat_core.data.remote.hub_store import HubFile
 from nanochat_core.errors import DataError
 from tests.hub_miniature import write_miniature
 from tests.hub_server import VALID_TOKEN, HubServer

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat_core.data.bad_lines import BadLines
+from nanochat_core.data.own.bad_lines import BadLines
 from nanochat_core.data.shards import TEXT_COLUMN
 from nanochat_core.errors import DataError, did_you_mean
 

@@ -17,7 +17,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import hf_raise_for_status
 
-from nanochat_core.data.retries import retrying
+from nanochat_core.data.remote.retries import retrying
 
 ENOUGH_PROGRESS_BYTES = 1 << 20  # attempts that brought as much as this, together, are followed by as many again
 MAX_BYTES = 4 << 30  # where nobody says how large the file is

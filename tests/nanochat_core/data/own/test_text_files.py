@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_core.data.bad_lines import BadLines
-from nanochat_core.data.text_files import MAX_PLAIN_CHARACTERS, find_text_files, kind_of, read_texts
+from nanochat_core.data.own.bad_lines import BadLines
+from nanochat_core.data.own.text_files import MAX_PLAIN_CHARACTERS, find_text_files, kind_of, read_texts
 from nanochat_core.errors import DataError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.data import retries, transfer, url_file
-from nanochat_core.data.url_file import fetch_url
+from nanochat_core.data.remote import retries, transfer, url_file
+from nanochat_core.data.remote.url_file import fetch_url
 from nanochat_core.errors import DataError, Unreachable
 from tests.hub_faults import cut_short, dropped, for_ever, refused, reset_after, silent, stalled_after
 from tests.hub_miniature import write_miniature

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from nanochat_core.artifacts import read_json, sha256_of, write_json
-from nanochat_core.data.transfer import MAX_BYTES, is_transient, reason_of, receive, status_of
+from nanochat_core.data.remote.transfer import MAX_BYTES, is_transient, reason_of, receive, status_of
 from nanochat_core.errors import DataError, Unreachable
 
 

@@ -2,7 +2,7 @@
 
 Each shard is a unit of work for a thread, a process or another machine that shares the base folder: arguments and
 results are plain values. `data/download.py` puts the shards of one run together. Beside each shard in the store
-(`data/hub_store.py`) lies a record <shard>.json of what was counted when it was checked; while the file is as it was
+(`hub_store.py`) lies a record <shard>.json of what was counted when it was checked; while the file is as it was
 then, that is not repeated.
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nanochat_core import paths
 from nanochat_core.artifacts import read_json, sha256_of, write_json
-from nanochat_core.data.hub import HubDataset
-from nanochat_core.data.hub_store import HubFile, folder_of, only_one, place_of
+from nanochat_core.data.remote.hub import HubDataset
+from nanochat_core.data.remote.hub_store import HubFile, folder_of, only_one, place_of
 from nanochat_core.data.shards import TextCounts, count_text
 from nanochat_core.errors import ArtifactError, DataError
 from nanochat_core.specs import DownloadSpec

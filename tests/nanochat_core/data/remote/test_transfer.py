@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nanochat_core.data.transfer import asked_seconds, is_transient, reason_of
+from nanochat_core.data.remote.transfer import asked_seconds, is_transient, reason_of
 
 
 class Refusal(Exception):

@@ -16,10 +16,10 @@ import pytest
 
 from nanochat_core import artifacts, paths
 from nanochat_core.artifacts import sha256_of
-from nanochat_core.data import retries, transfer
 from nanochat_core.data.download import work
-from nanochat_core.data.hub_shards import WantedShard, fetch_shard, stored_shard, wanted_shards
-from nanochat_core.data.hub_store import folder_of, place_of
+from nanochat_core.data.remote import retries, transfer
+from nanochat_core.data.remote.hub_shards import WantedShard, fetch_shard, stored_shard, wanted_shards
+from nanochat_core.data.remote.hub_store import folder_of, place_of
 from nanochat_core.data.shards import TextShards
 from nanochat_core.errors import DataError, Unreachable
 from nanochat_core.specs import DownloadSpec
@@ -413,7 +413,7 @@ def test_a_full_disk_ends_in_one_line_and_what_was_stored_is_used_later(
 FETCH_ONE = """
 import sys
 from pathlib import Path
-from nanochat_core.data.hub_shards import fetch_shard, wanted_shards
+from nanochat_core.data.remote.hub_shards import fetch_shard, wanted_shards
 from nanochat_core.errors import DataError
 from nanochat_core.specs import DownloadSpec
 base = Path(sys.argv[1])

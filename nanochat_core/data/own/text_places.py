@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nanochat_core.data.bad_lines import BadLines
+from nanochat_core.data.own.bad_lines import BadLines
+from nanochat_core.data.own.text_files import find_text_files, read_texts
 from nanochat_core.data.shards import INDEX_NAME, TEXT_COLUMN, TextShards
-from nanochat_core.data.text_files import find_text_files, read_texts
 
 
 class FoundText(NamedTuple):

@@ -1,8 +1,8 @@
 """Data sets on the Hugging Face Hub: what files they have, and fetching them whole. Torch-free.
 
 Built on `huggingface_hub`, which honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. All files of one listing come from
-one commit. A file counts only when its size and, for large files, its SHA-256 are what the Hub says; `data/transfer.py`
-receives it, `data/hub_store.py` keeps it. Nothing here ever shows a token.
+one commit. A file counts only when its size and, for large files, its SHA-256 are what the Hub says; `transfer.py`
+receives it, `hub_store.py` keeps it. Nothing here ever shows a token.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers
 
-from nanochat_core.data.hub_store import (
+from nanochat_core.data.remote.hub_store import (
     COMMIT,
     HubFile,
     difference,
@@ -34,8 +34,8 @@ from nanochat_core.data.hub_store import (
     place_of,
     save_listing,
 )
-from nanochat_core.data.retries import retrying
-from nanochat_core.data.transfer import asked_seconds, is_transient, reason_of, receive, status_of
+from nanochat_core.data.remote.retries import retrying
+from nanochat_core.data.remote.transfer import asked_seconds, is_transient, reason_of, receive, status_of
 from nanochat_core.errors import DataError, Unreachable
 
 TOKEN = re.compile(r"[!-~]+")  # what an HTTP header can carry

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nanochat_core.data.own_text import NEAR_EMPTY_CHARACTERS, digest, without_case_and_blanks
-from nanochat_core.data.scripts import BLANKS, CLASSES, DIGITS, PUNCTUATION, REST, count_classes
+from nanochat_core.data.own.own_text import NEAR_EMPTY_CHARACTERS, digest, without_case_and_blanks
+from nanochat_core.data.own.scripts import BLANKS, CLASSES, DIGITS, PUNCTUATION, REST, count_classes
 
 NO_SCRIPT = (DIGITS, PUNCTUATION, BLANKS, REST)
 
