@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from flows import background, environment, launch, run_artifacts, run_lock
 from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say, warn
-from flows.run_names import what_is_new
+from flows.run_names import command_of, what_is_new
 from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
@@ -201,8 +201,8 @@ class PipelineRun:
 
     @property
     def _command(self) -> str:
-        """What continues this run in a terminal, without its options."""
-        return f"nanochat {'sweep' if self._sweep else 'run'} {self.spec.recipe}"
+        """What continues this run in a terminal; of a sweep, without its options."""
+        return f"nanochat sweep {self.spec.recipe}" if self._sweep else command_of(self._asked)
 
     def _say_how_it_ended(self, job: Job, view: LiveView, error: BaseException) -> None:
         """Tell the UI that a stage failed, or was stopped, and where a retry goes on."""

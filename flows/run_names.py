@@ -5,10 +5,12 @@ sft-demo-d4 sft.steps=3 midtrain=none       the stage alone
 """
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from prefect.runtime import flow_run
+from pydantic_core import to_json
 
 from nanochat_core import recipes
 from nanochat_core.errors import SpecError
@@ -52,13 +54,42 @@ def what_is_new(spec: PipelineSpec) -> dict[str, str]:
     """
     if spec.recipe not in recipes.RECIPES:
         return {}
+    is_other_source, found = changes_of(spec)
+    news = {"download.source": spec.download.source} if is_other_source else {}
+    return {name: short(value) for name, value in (news | found).items() if name not in IN_THE_NAME}
+
+
+def command_of(spec: PipelineSpec) -> str:
+    """Return the command that asks for this spec in a terminal, without what it forces to run again.
+
+    >>> from nanochat_core.specs import with_changes
+    >>> command_of(with_changes(recipes.recipe("demo"), {"pretrain.model.depth": 6, "sft.steps": 3}))
+    'nanochat run demo --set=pretrain.model.depth=6 --set=sft.steps=3'
+    """
+    words = ["nanochat", "run", spec.recipe]
+    if spec.recipe not in recipes.RECIPES:
+        return shlex.join(words)
+    is_other_source, found = changes_of(spec)
+    if is_other_source:
+        words += ["--data", spec.download.source]
+        words += ["--data-path", spec.download.path] if spec.download.path else []
+    for name, value in found.items():
+        if name not in ("recipe", "force"):
+            words.append(f"--set={name}={to_json(value).decode()}")
+    return shlex.join(words)
+
+
+def changes_of(spec: PipelineSpec) -> tuple[bool, dict[str, Any]]:
+    """Return whether the text comes from another source than the recipe's, and {field: value} of all else that differs.
+
+    A recipe changes some fields along with the source of its text; these count as the recipe's.
+    """
     original = recipes.recipe(spec.recipe)
-    found = dict(differences(original, spec))
-    with contextlib.suppress(SpecError):  # a source that the recipe refuses is news like any other
-        same_source = recipes.recipe(spec.recipe, data=spec.download.source, path=spec.download.path)
-        if original.download.source != spec.download.source:
-            found = {"download.source": spec.download.source} | dict(differences(same_source, spec))
-    return {name: short(value) for name, value in found.items() if name not in IN_THE_NAME}
+    if original.download.source != spec.download.source:
+        with contextlib.suppress(SpecError):  # a source that the recipe refuses is news like any other
+            same_source = recipes.recipe(spec.recipe, data=spec.download.source, path=spec.download.path)
+            return True, dict(differences(same_source, spec))
+    return False, dict(differences(original, spec))
 
 
 def differences(old: Spec, new: Spec, prefix: str = "") -> Iterator[tuple[str, Any]]:

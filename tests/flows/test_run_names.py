@@ -1,15 +1,37 @@
 """What flow runs are called."""
 
+import shlex
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.runtime import flow_run
+from typer.main import get_command
 
-from flows.run_names import named, run_name_of, what_is_new
+from flows import cli
+from flows.run_names import command_of, named, run_name_of, what_is_new
 from nanochat_core.recipes import RECIPES, recipe
 from nanochat_core.specs import with_changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pretrain.model.depth": 6, "run_name": "it's mine", "midtrain": None},
+        {"sft.conversations.mixture": [{"task": "Facts", "rows": 3}], "tokenizer.vocab_size": 500},
+        {"download.source": "path", "download.path": "/some where/text", "task_data.source": "path"},
+    ],
+)
+def test_the_command_of_a_spec_asks_for_that_spec(changes: dict[str, Any]) -> None:
+    spec = with_changes(recipe("demo"), changes)
+    program, name, *arguments = shlex.split(command_of(spec))
+    assert (program, name) == ("nanochat", "run")
+    commands: dict[str, Any] = get_command(cli.app).commands  # type: ignore[attr-defined]
+    options = commands["run"].make_context("run", arguments).params
+    asked = {key: options[key] for key in ("data", "data_path", "changes", "force", "nproc_per_node", "run_name")}
+    assert cli.build_spec(options["recipe"], **asked) == spec
 
 
 @pytest.mark.parametrize("name", RECIPES)
