@@ -94,14 +94,4 @@ def outcome_of(folder: Path) -> StageOutcome:
     manifest = manifest_of(folder)
     if problems := artifacts.damaged_files(folder, manifest):
         raise ArtifactError(f"In {folder}, {problems[0]}: run its pipeline again, which makes it anew.")
-    return StageOutcome(
-        stage=manifest.stage,
-        folder=folder,
-        digest=manifest.digest,
-        is_cached=True,
-        seconds=0.0,
-        git_commit=manifest.git_commit,
-        metrics=dict(manifest.metrics),
-        fingerprint=manifest.fingerprint,
-        is_pruned=manifest.is_pruned,
-    )
+    return StageOutcome.of(folder, manifest)

@@ -94,6 +94,21 @@ class StageOutcome:
     state: str = ""
     is_pruned: bool = False  # finished, but some of its files were removed since (flows/gc.py)
 
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest) -> "StageOutcome":
+        """Return a finished folder as a run sees it that reuses it."""
+        return cls(
+            stage=manifest.stage,
+            folder=folder,
+            digest=manifest.digest,
+            is_cached=True,
+            seconds=0.0,
+            git_commit=manifest.git_commit,
+            metrics=dict(manifest.metrics),
+            fingerprint=manifest.fingerprint,
+            is_pruned=manifest.is_pruned,
+        )
+
 
 class Observer(Protocol):
     """Who watches a stage that is really run: the progress bar, the tracker."""
@@ -244,17 +259,7 @@ def finished(job: Job) -> StageOutcome | None:
     manifest = job.valid_manifest()
     if manifest is None:
         return None
-    return StageOutcome(
-        stage=job.stage.name,
-        folder=job.folder,
-        digest=manifest.digest,
-        is_cached=True,
-        seconds=0.0,
-        git_commit=manifest.git_commit,
-        metrics=dict(manifest.metrics),
-        fingerprint=job.fingerprint,
-        is_pruned=manifest.is_pruned,
-    )
+    return StageOutcome.of(job.folder, manifest)
 
 
 def prepare_folder(job: Job) -> None:

@@ -1,15 +1,13 @@
 """Brings MLflow in line with what is alive on this node, after a crash or an outage."""
 
 import contextlib
-import fcntl
-import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from flows import run_lock, tracking_record
+from flows import locks, run_lock, tracking_record
 from flows.tracking_record import end
 from flows.tracking_store import KEY_TAG, Store, reason
 from flows.tracking_writer import Writer, settle
@@ -100,17 +98,5 @@ def alone(base: Path) -> Iterator[bool]:
     """Yield whether nobody else looks through the pending runs at this moment."""
     path = paths.locks_dir(base) / "mlflow_pending.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        yield is_locked(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_locked(descriptor: int) -> bool:
-    """Lock the open file unless somebody else has; tell whether it is ours now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    with locks.held_if_free(path) as is_alone:
+        yield is_alone

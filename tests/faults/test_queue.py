@@ -1,7 +1,5 @@
 """Two runs at once on a real node: trainings queue for the lock, whatever Prefect's limit says; the rest does not."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from flows import training_limit
@@ -9,15 +7,6 @@ from tests.faults.faults import DEPLOYMENT, STOP_SECONDS
 from tests.faults.live_node import LiveNode, command_line, kill, long_spec, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNode]:
-    """A node that is up."""
-    node = LiveNode(tmp_path_factory.mktemp("queue") / "base")
-    node.up()
-    yield node
-    node.down()
 
 
 def taken_slots(node: LiveNode) -> int:
