@@ -132,7 +132,11 @@ class TokenizerSpec(Spec):
     vocab_size: int = Field(
         65_536, ge=300, le=1_000_000, description="tokens in the vocabulary, the 9 special ones included"
     )
-    max_characters: int = Field(2_000_000_000, ge=1, description="characters of training text")
+    max_characters: int = Field(
+        2_000_000_000,
+        ge=1,
+        description="characters of training text; of a data set on the Hub, from the first shards, at 250 million each",
+    )
     document_characters: int = Field(10_000, ge=1, description="characters that a document is cut to")
     fetch_references: bool = runtime_field(
         False,
