@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prefect.runtime import flow_run
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 
 from nanochat_core import recipes
 from nanochat_core.errors import SpecError
 from nanochat_core.specs import PipelineSpec, Spec
 
+JSON: TypeAdapter[Any] = TypeAdapter(Any)
 LENGTH = 56  # what the heading of a run has room for
 VALUE_CHARACTERS = 24
 IN_THE_NAME = ("recipe", "run_name", "pretrain.model.depth")  # said already, or what the user calls it
@@ -75,7 +76,7 @@ def command_of(spec: PipelineSpec) -> str:
         words += ["--data-path", spec.download.path] if spec.download.path else []
     for name, value in found.items():
         if name not in ("recipe", "force"):
-            words.append(f"--set={name}={to_json(value).decode()}")
+            words.append(f"--set={name}={JSON.dump_json(value).decode()}")
     return shlex.join(words)
 
 
