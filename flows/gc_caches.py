@@ -78,11 +78,13 @@ def needed_tokens(base: Path, found: Sequence[Artifact]) -> Iterator[Path]:
 def owner_of(path: Path) -> Path:
     """Return the file that this one goes with: itself, or what it is a record, a lock or the beginning of.
 
-    >>> [owner_of(Path(name)).name for name in ("ab-s.parquet", "ab-s.parquet.json", ".ab-s.parquet.lock")]
-    ['ab-s.parquet', 'ab-s.parquet', 'ab-s.parquet']
+    >>> [owner_of(Path(name)).name for name in ("s.parquet", "s.parquet.json", ".s.parquet.json.lock")]
+    ['s.parquet', 's.parquet', 's.parquet']
     """
-    is_beside = path.name.startswith(".") or path.name.endswith(".parquet.json")
-    return path.with_name(path.name.removeprefix(".").rpartition(".")[0] or path.name) if is_beside else path
+    name = path.name
+    if name.startswith("."):
+        name = name[1:].rpartition(".")[0] or name
+    return path.with_name(name.removesuffix(".json") if name.endswith(".parquet.json") else name)
 
 
 def is_linked(path: Path) -> bool:

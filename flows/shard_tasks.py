@@ -90,10 +90,12 @@ class ShardTasks:
 
     def fetch(self, download: DownloadSpec) -> list[ShardTask]:
         """Begin to fetch the shards that the store lacks; return the tasks to wait for before they are read."""
+        from nanochat_core.data.download import check_room
         from nanochat_core.data.remote.hub_shards import stored_shard, wanted_shards
 
         try:
             wanted = [] if self._is_hub_silent else wanted_shards(download, self._base)
+            check_room(wanted, self._base)
         except (NanochatError, OSError) as error:  # the stage will say so
             self._is_hub_silent = isinstance(error, Unreachable)
             return []

@@ -195,7 +195,10 @@ class PretrainRuntime(TrainingRuntime):
         None, description="cached: tokenise the text once, for all runs; on_the_fly: while training; empty: cached"
     )
     encoding_workers: int | None = runtime_field(
-        None, ge=0, le=64, description="processes of a rank that tokenise on the fly; empty: one for two cores"
+        None,
+        ge=0,
+        le=64,
+        description="processes of a rank that tokenise on the fly; empty: one for two cores, at most 8",
     )
 
 

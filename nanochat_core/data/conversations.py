@@ -48,15 +48,15 @@ def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Con
     Raises DataError where the file is corrupt or holds no conversations.
     """
     table = read_columns(path, ["ids", "mask"])
-    planes = []
+    planes, borders = [], []
     for name, dtype in (("ids", np.int32), ("mask", np.int8)):
         column = table[name].combine_chunks()
         starts = column.offsets.to_numpy().astype(np.int64)
         planes.append(column.values.to_numpy()[starts[0] : starts[-1]].astype(dtype))
-    starts -= starts[0]
-    if (np.diff(starts) == 0).any() or len(planes[0]) != len(planes[1]):
+        borders.append(starts - starts[0])
+    if (np.diff(borders[0]) == 0).any() or not np.array_equal(*borders):
         raise DataError(f"{path} has conversations without tokens, or without a mask: build the conversations again.")
-    return Conversations(planes[0], np.ones_like(planes[1]) if mask == "none" else planes[1], starts)
+    return Conversations(planes[0], np.ones_like(planes[1]) if mask == "none" else planes[1], borders[0])
 
 
 class ConversationLoader:

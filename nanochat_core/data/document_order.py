@@ -75,10 +75,14 @@ def lanes_of(rows_per_step: int, world_size: int) -> int:
 
     Raises SpecError where the ranks cannot share the lanes.
     """
+    if MAX_LANES % world_size:
+        raise SpecError(
+            f"{world_size} ranks cannot share {MAX_LANES} lanes evenly: choose 1, 2, 4, 8, … up to {MAX_LANES} ranks."
+        )
     lanes = math.gcd(rows_per_step, MAX_LANES)
     if lanes % world_size:
         raise SpecError(
             f"{rows_per_step} rows a step go to {lanes} lanes, which {world_size} ranks cannot share evenly. "
-            "Choose a number of ranks that divides it, or a total_batch_tokens with more rows."
+            "Choose fewer ranks, or a total_batch_tokens whose rows are a multiple of them."
         )
     return lanes

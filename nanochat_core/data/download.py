@@ -82,7 +82,7 @@ def fetch_all(
     All are tried even where one fails, so that another run needs only the bad ones; but when the Hub was out of reach
     so often in a row that it must be gone, the rest is left. Raises DataError that names what failed.
     """
-    _check_room(wanted, base)
+    check_room(wanted, base)
     stored: dict[WantedShard, StoredShard] = {}
     failed: dict[WantedShard, DataError] = {}
     unreachable_in_a_row = 0
@@ -122,7 +122,7 @@ def _failure(wanted: Sequence[WantedShard], failed: dict[WantedShard, DataError]
     return type(first)(f"{len(bad)} of {len(wanted)} shards failed ({names}){left}, {again}. {bad[0].name}: {first}")
 
 
-def _check_room(wanted: Sequence[WantedShard], base: Path) -> None:
+def check_room(wanted: Sequence[WantedShard], base: Path) -> None:
     """Raise DataError, before anything is fetched, where the disk has no room for what is missing."""
     missing = sum(shard.size or 0 for shard in wanted if stored_shard(shard, base) is None)
     store = paths.hub_dir(base)

@@ -43,7 +43,9 @@ class EncodingWorkers:
         self._tokenizer, self._folder = tokenizer, tokenizer_folder
         self._threads = ThreadPoolExecutor(num_workers, "encoding") if num_workers else None
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-        self._processes = [self._start() for _ in range(num_workers)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for _ in range(num_workers):
+            self._idle.put(self._start())
 
     def submit(self, path: Path, group: int, documents: Sequence[int]) -> "Future[list[np.ndarray]]":
         """Return the future ids of these documents. It raises DataError where the shard is corrupt."""
@@ -66,28 +68,42 @@ class EncodingWorkers:
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "nanochat_core.data.encoding_worker", str(self._folder)]
         environment = os.environ | {"RAYON_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self._idle.put(process)
+        # In a session of its own: what ends a rank's process group lets the rank finish its step and save first.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        )
+        self._processes.append(process)
         return process
 
     def _ask(self, path: Path, group: int, documents: Sequence[int]) -> list[np.ndarray]:
-        """Hand the job to a worker and read its answer; runs in a thread, of which there are as many as workers."""
+        """Have a worker do the job, a second one where the first died; runs in a thread, of which there are as many."""
         process = self._idle.get()
+        job = json.dumps({"path": str(path), "group": group, "documents": list(documents)}).encode() + b"\n"
         try:
-            job = {"path": str(path), "group": group, "documents": list(documents)}
-            process.stdin.write(json.dumps(job).encode() + b"\n")
-            process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
-            if "error" in answer:
-                raise DataError(answer["error"])
-            ids = self._read(process, answer["tokens"], self._tokenizer.token_dtype)
-            offsets = self._read(process, len(documents) + 1, np.dtype(np.int64))
+            try:
+                return self._answer(process, job, len(documents))
+            except (BrokenPipeError, ValueError):
+                process.kill()
+                process = self._start()
+                return self._answer(process, job, len(documents))
         except (BrokenPipeError, ValueError):
+            process.kill()
             raise DataError(
-                f"A process that encodes text ended with status {process.wait()}: the log shows why; run again."
+                f"Two processes that encode row group {group} of {path} ended, the last with status {process.wait()}: "
+                "the log shows why; run again, or set pretrain.runtime.encoding_workers lower where memory ran out."
             ) from None
         finally:
             self._idle.put(process)
+
+    def _answer(self, process: "subprocess.Popen[bytes]", job: bytes, documents: int) -> list[np.ndarray]:
+        """Return the ids; raises BrokenPipeError or ValueError where the worker is gone, DataError for a bad shard."""
+        process.stdin.write(job)
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())
+        if "error" in answer:
+            raise DataError(answer["error"])
+        ids = self._read(process, answer["tokens"], self._tokenizer.token_dtype)
+        offsets = self._read(process, documents + 1, np.dtype(np.int64))
         return np.split(ids, offsets[1:-1]) if documents else []
 
     @staticmethod

@@ -44,8 +44,10 @@ class TokenShard:
                 for name, info in header.items()
                 if name != "__metadata__"
             }
+            if arrays["offsets"][0] != 0 or arrays["offsets"][-1] != len(arrays["ids"]):
+                raise ValueError("its documents are not where it says")
             return cls(np.asarray(arrays["ids"]), np.asarray(arrays["offsets"]))  # views; of a memmap they cost more
-        except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        except (OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
             raise ArtifactError(f"{path} is no whole file of tokens ({error}): remove it and run again.") from None
 
     def __len__(self) -> int:

@@ -62,4 +62,6 @@ def with_bos(documents: Sequence[np.ndarray], bos: int) -> np.ndarray:
 def _encoded_groups(paths: Sequence[Path], tokenizer: Tokenizer) -> Iterator[list[np.ndarray]]:
     """Yield the documents of one row group after the other, as ids without BOS."""
     for path, group, size in row_groups(paths):
+        if not size:
+            continue
         yield encode_documents(tokenizer, path, group, range(size))

@@ -22,6 +22,7 @@ from nanochat_core.data.validation_rows import all_tokens, validation_rows
 from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError
+from nanochat_core.hardware import usable_cores
 from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
@@ -34,6 +35,7 @@ from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
 from nanochat_core.training.validate import held_out_losses, row_batches
 
+MOST_WORKERS = 8  # of a rank; two encode twelve million tokens a second
 TURNS_AHEAD = 4  # row groups that each encoding process works ahead: some megabytes of ids
 SAMPLES_FILE = "samples.jsonl"
 SAMPLE_PROMPTS = (
@@ -142,7 +144,8 @@ def _encoded_tokens(
 ) -> TokenSource:
     workers = spec.runtime.encoding_workers
     if workers is None:
-        workers = max(1, (os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = min(MOST_WORKERS, max(1, usable_cores() // (2 * ranks_here)))
     encoding = EncodingWorkers(tokenizer, folder.input("tokenizer"), workers)
     return EncodedTokens(encoding, order, own_lanes, ahead=TURNS_AHEAD * workers)
 

@@ -53,7 +53,7 @@ class Feed:
     """A `training.loop.Loader` over a row loader. Its state is that of the steps taken, not of those made ahead."""
 
     def __init__(self, loader: RowLoader, device: torch.device) -> None:
-        self._loader = loader
+        self._loader, self._device = loader, device
         self._crossing = PinnedCrossing(device) if device.type == "cuda" else Widening(device)
         self._queue: queue.Queue[Made | BaseException] = queue.Queue(ROWS_AHEAD)
         self._stopping = threading.Event()
@@ -80,6 +80,8 @@ class Feed:
     def _make(self) -> None:
         step = self._taken
         try:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # a thread begins on the first GPU, whichever its process has
             while not self._stopping.is_set():
                 state = self._loader.state() if step % SNAPSHOT_EVERY == 0 else None
                 rows, arrived = self._crossing.send(self._loader.rows())

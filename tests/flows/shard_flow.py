@@ -5,6 +5,7 @@ Each task leaves FOLDER/<its process id>; killed or interrupted, nothing of it m
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -60,4 +61,5 @@ def stay(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background have it ignored
     stay(sys.argv[1], Path(sys.argv[2]))

@@ -70,6 +70,11 @@ def wanted_shards(spec: DownloadSpec, base: Path) -> list[WantedShard]:
             "which is for validation: set it lower."
         )
     *train, validation = (*files[:wanted], files[-1])
+    if len({file.flat_name for file in (*train, validation)}) <= len(train):
+        raise DataError(
+            f"{spec.dataset} has several files that would be stored under one name, such as "
+            f"{validation.flat_name!r}: take another data set."
+        )
     if twins := [file.path for file in train if file.sha256 and file.sha256 == validation.sha256]:
         raise DataError(
             f"{validation.path} of {spec.dataset} is for validation, and {twins[0]} has the same bytes, so it would be "

@@ -206,6 +206,7 @@ def test_bad_lines_that_are_allowed_are_left_out_counted_and_listed(tmp_path: Pa
     lines = [json.dumps({"body": text}) for text in ("a first document", "A  first document", "a first document", "ok")]
     lines += ["not json", json.dumps({"body": None}), json.dumps({"text": "another field"})]
     (tmp_path / "data" / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "data" / "b.csv").write_text("a,b")
     ran = run_stage(tmp_path, source="path", path=str(tmp_path / "data"), text_column="body", max_bad_lines=2)
     assert ran.returncode == 0, ran.stderr
     metrics = result_of(tmp_path)["metrics"]
@@ -215,6 +216,7 @@ def test_bad_lines_that_are_allowed_are_left_out_counted_and_listed(tmp_path: Pa
         "near_empty_documents": 1,
         "duplicates_left_out": 1,
         "documents_alike": 1,
+        "files_of_other_kinds": 1,
     }
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["train_documents"] + metrics["validation_documents"] == 3

@@ -1,5 +1,7 @@
 """Processes that encode: they answer in order, say what is wrong in one line, and never outlive who started them."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,25 @@ folder = Path(sys.argv[1])
 workers = EncodingWorkers(Tokenizer.load(folder), folder, 2)
 jobs = [workers.submit(folder / "a.parquet", 0, [0]) for _ in range(4)]
 print(len([job.result() for job in jobs]), flush=True)
+time.sleep(60)
+"""
+
+OUTLIVES_A_SIGTERM = """
+import signal, sys, time
+from pathlib import Path
+from nanochat_core.data.encoding_worker import EncodingWorkers
+from nanochat_core.tokenizer.bpe import Tokenizer
+folder = Path(sys.argv[1])
+workers = EncodingWorkers(Tokenizer.load(folder), folder, 1)
+workers.submit(folder / "a.parquet", 0, [0]).result()
+signals = []
+signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+print("ready", flush=True)
+while not signals:
+    time.sleep(0.01)
+starts = len(workers._processes)
+workers.submit(folder / "a.parquet", 0, [1]).result()
+print(len(workers._processes) - starts + 1, "after the signal", flush=True)
 time.sleep(60)
 """
 
@@ -54,15 +75,39 @@ def test_a_corrupt_shard_ends_in_one_line_and_the_workers_go_on(folder: Path, nu
     workers.close()
 
 
-def test_a_worker_that_was_killed_ends_in_one_line(folder: Path) -> None:
+def kill_workers(folder: Path) -> None:
+    for child in psutil.Process().children():
+        if child.cmdline()[-1:] == [str(folder)]:
+            child.kill()
+
+
+def test_a_worker_that_was_killed_is_replaced(folder: Path) -> None:
     workers = EncodingWorkers(byte_tokenizer(), folder, 1)
     workers.submit(folder / "a.parquet", 0, [0]).result()
-    for child in psutil.Process().children():
-        if "nanochat_core.data.encoding_worker" in child.cmdline():
-            child.kill()
-    with pytest.raises(DataError, match="process that encodes text ended with status -9"):
+    kill_workers(folder)
+    assert workers.submit(folder / "a.parquet", 0, [3]).result()[0].tolist() == list(TEXTS[3].encode())
+    workers.close()
+
+
+def test_workers_that_cannot_live_end_in_one_line(folder: Path) -> None:
+    workers = EncodingWorkers(byte_tokenizer(), folder / "no tokenizer here", 1)
+    with pytest.raises(DataError, match=r"Two processes that encode row group 0 of .*a\.parquet ended, .* status"):
         workers.submit(folder / "a.parquet", 0, [0]).result()
     workers.close()
+
+
+def test_what_ends_a_rank_s_process_group_leaves_its_workers_to_it(folder: Path) -> None:
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", OUTLIVES_A_SIGTERM, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert trainer.stdout.readline() == "ready\n"
+    os.killpg(trainer.pid, signal.SIGTERM)  # as torchrun does to a rank that is to save and stop
+    assert trainer.stdout.readline() == "1 after the signal\n"
+    trainer.kill()
+    trainer.communicate()
 
 
 def test_workers_end_with_a_trainer_that_was_killed(folder: Path) -> None:

@@ -224,8 +224,11 @@ def test_what_packing_did_is_counted(loaders: Loaders) -> None:
 
 
 def test_ranks_that_do_not_divide_the_lanes_are_refused() -> None:
-    with pytest.raises(SpecError, match="which 3 ranks cannot share evenly"):
-        lanes_of(8, 3)
+    for ranks in (3, 128):
+        with pytest.raises(SpecError, match=f"{ranks} ranks cannot share 64 lanes evenly: choose 1, 2, 4"):
+            lanes_of(768, ranks)
+    with pytest.raises(SpecError, match="12 rows a step go to 4 lanes, which 8 ranks cannot share evenly"):
+        lanes_of(12, 8)
 
 
 def test_fewer_documents_than_lanes_are_refused(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_a_shard_cut_short_is_refused_in_one_line(shard: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_footer_with_names_that_are_not_utf_8_is_refused_in_one_line(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes().replace(b"text", b"\xffext"))
+    with pytest.raises(DataError, match="is no readable parquet file"):
+        count_text(shard)
+
+
 def test_a_corrupt_page_is_found_when_it_is_read(shard: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[60:400] = b"\xff" * 340  # inside the first column chunk; the footer stays whole

@@ -4,7 +4,10 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from nanochat_core.data.packing import reference_rows
 from nanochat_core.data.shards import write_shard
@@ -49,3 +52,18 @@ def test_validation_rows_of_best_fit_are_the_reference_s(paths: list[Path]) -> N
 
 def test_all_tokens_are_the_documents_each_with_bos_in_front(paths: list[Path]) -> None:
     assert all_tokens(paths, TOKENIZER).tolist() == STREAM
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_row_group_without_rows_is_passed_over(tmp_path: Path, packing: Packing) -> None:
+    schema = pa.schema([("text", pa.string())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema) as writer:
+        for texts in ([], TEXTS[:200], [], TEXTS[200:]):
+            writer.write_table(pa.table({"text": texts}, schema=schema))
+    write_shard(tmp_path / "b.parquet", TEXTS)
+    rows = [
+        validation_rows([tmp_path / name], TOKENIZER, sequence_len=64, max_tokens=4000, packing=packing)
+        for name in ("a.parquet", "b.parquet")
+    ]
+    assert torch.equal(*rows)
+    assert all_tokens([tmp_path / "a.parquet"], TOKENIZER).tolist() == STREAM
