@@ -2,23 +2,25 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.panel import Panel
-from rich.progress import Progress, track
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import artifacts, paths
 from nanochat_core.data.own.bad_lines import BadLines
-from nanochat_core.data.own.text_places import FoundText, found_texts, text_files
+from nanochat_core.data.own.text_places import FoundText, found_texts, left_alone, text_files
 from nanochat_core.data.own.text_stats import TextStats
-from nanochat_core.errors import ArtifactError
+from nanochat_core.errors import ArtifactError, DataError
 
 data = typer.Typer(no_args_is_help=True, help="Look at text: your files, or what a run has downloaded.")
 
@@ -38,18 +40,19 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Count documents, characters, lengths, duplicates, scripts, and what cannot be read."""
-    files, bad, found = text_files(_places(places)), BadLines(allowed=0), TextStats()
-    for file in track(files, "Reading", console=console, transient=True, disable=as_json):
-        for document in found_texts([file], bad, column=column):
-            found.add(document.text)
+    places = _places(places)
+    files, bad, found = text_files(places), BadLines(), TextStats()
+    for document in _with_progress(files, bad, column=column):
+        found.add(document.text)
+    _refuse_nothing(found.documents, bad)
+    others = left_alone(places)
     if as_json:
-        typer.echo(json.dumps(found.as_dict() | {"files": len(files), "bad_lines": bad.count}, ensure_ascii=False))
-        return
-    _print_stats(found, files)
-    for line in bad.first:
-        tell(f"bad: {line}")
-    if bad.count > len(bad.first):
-        tell(f"… and {bad.count - len(bad.first)} more bad lines")
+        counts = {"files": len(files), "other_files": len(others), "bad_lines": bad.count, "first_bad_lines": bad.first}
+        typer.echo(json.dumps(found.as_dict() | counts))
+    else:
+        _print_stats(found, files)
+        _tell_others(others)
+        _tell_bad(bad)
 
 
 @data.command()
@@ -63,11 +66,15 @@ def show(
 ) -> None:
     """Print documents, with where they stand. Control characters are made visible."""
     bad = BadLines()
-    found = found_texts(text_files(_places(places)), bad, column=column)
-    for document in list(islice(found, number)) if seed is None else _sample(found, number, seed):
+    files = text_files(_places(places))
+    if seed is None:
+        chosen = list(islice(found_texts(files, bad, column=column), number))
+    else:
+        chosen = _sample(_with_progress(files, bad, column=column), number, seed)
+    _refuse_nothing(len(chosen), bad)
+    for document in chosen:
         console.print(_panel(document, characters))
-    if bad.count:
-        tell(f"{bad.count} lines could not be read; `nanochat data stats` lists them.")
+    _tell_bad(bad)
 
 
 def _places(places: list[Path] | None) -> list[Path]:
@@ -84,19 +91,50 @@ def _places(places: list[Path] | None) -> list[Path]:
     return [paths.artifacts_dir(base) / folders["download"]]
 
 
+def _with_progress(files: list[Path], bad: BadLines, *, column: str) -> Iterator[FoundText]:
+    """Yield the documents; on a terminal, standard error shows a bar of the files and the number of documents."""
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        reading = progress.add_task("Reading", total=len(files))
+        for done, file in enumerate(files):
+            for index, document in enumerate(found_texts([file], bad, column=column)):
+                yield document
+                if index % 1000 == 0:
+                    progress.update(reading, completed=done, description=f"{file.name}: {index:,} documents")
+
+
 def _sample(documents: Iterable[FoundText], number: int, seed: int) -> list[FoundText]:
     """Return `number` of the documents, each equally likely, in their order (reservoir sampling, Vitter 1985)."""
     rng = random.Random(seed)
     chosen: dict[int, tuple[int, FoundText]] = {}
-    with Progress(console=console, transient=True) as progress:
-        reading = progress.add_task("Reading", total=None)
-        for index, document in enumerate(documents):
-            slot = index if index < number else rng.randrange(index + 1)
-            if slot < number:
-                chosen[slot] = (index, document)
-            if index % 1000 == 0:
-                progress.update(reading, description=f"Read {index:,} documents")
+    for index, document in enumerate(documents):
+        slot = index if index < number else rng.randrange(index + 1)
+        if slot < number:
+            chosen[slot] = (index, document)
     return [document for _, document in sorted(chosen.values(), key=lambda item: item[0])]
+
+
+def _refuse_nothing(documents: int, bad: BadLines) -> None:
+    """End as a mistake does where there is not one document."""
+    if not documents:
+        why = f"{'; '.join(bad.first)}{bad.more}" if bad.count else "the files are empty"
+        raise DataError(f"Not one document was found: {why}. Name other files, or another field with --column.")
+
+
+def _tell_bad(bad: BadLines) -> None:
+    for line in bad.first:
+        tell(f"bad: {line}")
+    if bad.more:
+        tell(f"bad: {bad.more.removeprefix('; ')}")
+
+
+def _tell_others(others: list[Path]) -> None:
+    """Say which files were left alone, by the ends of their names."""
+    kinds = Counter(path.suffix or "no suffix" for path in others)
+    if kinds:
+        tell(
+            f"Files of other kinds, not read: {', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())}."
+        )
 
 
 def _panel(document: FoundText, characters: int) -> Panel:
@@ -105,7 +143,7 @@ def _panel(document: FoundText, characters: int) -> Panel:
         if character in "\n\t" or character.isprintable():
             text.append(character)
         else:
-            text.append(f"\\x{ord(character):02x}", style="reverse red")
+            text.append(character.encode("unicode_escape").decode(), style="reverse red")
     left = len(document.text) - characters
     subtitle = f"… {left:,} characters more" if left > 0 else None
     title = f"{document.file.name}, {document.place}, {len(document.text):,} characters"

@@ -35,13 +35,31 @@ def test_stats_as_json(own: Path) -> None:
     code, output = run("stats", str(own / "a.jsonl"), "--json")
     found = json.loads(output)
     assert code == 0 and found["documents"] == 41 and found["bad_lines"] == 1 and found["scripts"] == {"Latin": 1.0}
+    assert "a.jsonl, line 42: no JSON" in found["first_bad_lines"][0]
+
+
+def test_stats_name_files_that_are_left_alone(own: Path) -> None:
+    (own / "c.csv").write_text("a,b")
+    assert "Files of other kinds, not read: 1 .csv." in run("stats", str(own))[1]
+
+
+@pytest.mark.parametrize("command", [["stats"], ["stats", "--json"], ["show"], ["show", "--seed", "1"]])
+@pytest.mark.parametrize(
+    ("content", "reason"), [('{"texts": "a"}', "no field 'text', did you mean 'texts'?"), ("", "the files are empty")]
+)
+def test_files_without_one_document_end_in_one_line(
+    tmp_path: Path, command: list[str], content: str, reason: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    code, output = run(*command, str(tmp_path))
+    assert code == 2 and reason in output and len(output.strip().splitlines()) == 1
 
 
 def test_show_prints_documents_with_their_places_and_control_characters_visible(own: Path) -> None:
     code, output = run("show", str(own), "--number", "100", "--characters", "10")
     assert code == 0, output
     assert "a.jsonl, line 1, 17 characters" in output and "document n" in output and "7 characters more" in output
-    assert "bell \\x07" in output and "1 lines could not be read" in output
+    assert "bell \\x07" in output and "a.jsonl, line 42: no JSON" in output
 
 
 def test_a_random_choice_depends_on_the_seed_alone(own: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat_core.data import local_corpus
 from nanochat_core.data.own.bad_lines import RECORD_NAME, BadLines
-from nanochat_core.data.own.text_files import find_text_files, read_texts
+from nanochat_core.data.own.text_files import find_text_files, other_files, read_texts
 from nanochat_core.data.shards import SHARDS, write_shard
 from nanochat_core.errors import DataError
 from nanochat_core.metrics import MetricsWriter
@@ -31,6 +31,7 @@ class OwnTextCounts:
     duplicates: int = 0  # equal to an earlier document: left out
     alike: int = 0  # equal to an earlier one but for case and blanks: kept
     bad_lines: int = 0  # could not be read: left out, and listed
+    other_files: int = 0  # of kinds that are not read: left alone
 
     def metrics(self) -> dict[str, int]:
         return {
@@ -39,6 +40,7 @@ class OwnTextCounts:
             "duplicates_left_out": self.duplicates,
             "documents_alike": self.alike,
             "bad_lines": self.bad_lines,
+            "files_of_other_kinds": self.other_files,
         }
 
 
@@ -117,7 +119,9 @@ def path_texts(spec: DownloadSpec, folder: Path, metrics: MetricsWriter, counts:
     """Yield the documents of the user's files. Raises DataError, after the last, where too many lines were bad."""
     if not spec.path:
         raise DataError("The source 'path' needs a folder: set download.path.")
-    files = find_text_files(Path(spec.path).expanduser())
+    place = Path(spec.path).expanduser()
+    files = find_text_files(place)
+    counts.other_files = len(other_files(place))
     bad = BadLines(folder / RECORD_NAME, allowed=spec.max_bad_lines)
     for done, path in enumerate(files, start=1):
         for _, text in read_texts(path, bad, column=spec.text_column):

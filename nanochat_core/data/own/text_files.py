@@ -8,22 +8,25 @@ All but parquet may be compressed (.gz, .zst). A column or field is chosen by na
 row group or a line at a time; plain text as a whole.
 """
 
+import difflib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.data.own.bad_lines import BadLines
 from nanochat_core.data.shards import TEXT_COLUMN
-from nanochat_core.errors import DataError, did_you_mean
+from nanochat_core.errors import DataError
 
 MAX_PLAIN_CHARACTERS = 10_000
+MAX_NAMES = 8  # of columns, in a message
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-UNREADABLE = (pa.ArrowException, OSError, EOFError)
+UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError)  # ValueError: names in a corrupt footer
 
 Documents = Iterator[tuple[str, str]]  # where in its file a document stands ("line 3"), and its text
 
@@ -33,19 +36,37 @@ def find_text_files(place: Path) -> list[Path]:
 
     Raises DataError where there is none.
     """
-    if place.is_file() and kind_of(place):
-        return [place]
+    kinds = f"{', '.join(READERS)} (all but .parquet also as {' or '.join(COMPRESSIONS)})"
+    if place.is_file():
+        if kind_of(place):
+            return [place]
+        raise DataError(f"The file {place} is not of a kind that is read: {kinds}.")
     if not place.is_dir():
         raise DataError(f"The data folder {place} does not exist: set download.path to a folder with text.")
-    found = sorted(
-        path
-        for path in place.rglob("*")
-        if kind_of(path) and path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
-    )
+    found = [path for path in _files_below(place) if kind_of(path)]
     if not found:
-        kinds = f"{', '.join(READERS)} (all but .parquet also as {' or '.join(COMPRESSIONS)})"
         raise DataError(f"The data folder {place} has no file of these kinds: {kinds}. Put text there.")
     return found
+
+
+def other_files(place: Path) -> list[Path]:
+    """Return the files below a folder that are left alone because of their names, hidden ones not among them."""
+    return [path for path in _files_below(place) if not kind_of(path)] if place.is_dir() else []
+
+
+def _files_below(place: Path) -> list[Path]:
+    """Return the files below a folder, sorted, without what is hidden. Folders that are linked count, each once."""
+    found, seen = [], set()
+    for folder, subfolders, names in os.walk(place, onerror=_refuse, followlinks=True):
+        is_new = os.path.realpath(folder) not in seen
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = sorted(name for name in subfolders if is_new and not name.startswith("."))
+        found += [Path(folder, name) for name in names if is_new and not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"The data folder {error.filename} cannot be read ({error.strerror}).")
 
 
 def kind_of(path: Path) -> str | None:
@@ -62,10 +83,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_texts(path: Path, bad: BadLines, *, column: str = TEXT_COLUMN) -> Documents:
-    """Yield the documents of one file, empty ones included; what cannot be read is added to `bad` and left out.
-
-    Raises DataError where a parquet file has no such column of strings.
-    """
+    """Yield the documents of one file, empty ones included; what cannot be read is added to `bad` and left out."""
     kind = kind_of(path)
     assert kind is not None, f"{path} is no text file"
     return READERS[kind](path, bad, column)
@@ -73,35 +91,63 @@ def read_texts(path: Path, bad: BadLines, *, column: str = TEXT_COLUMN) -> Docum
 
 def _read_parquet(path: Path, bad: BadLines, column: str) -> Documents:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        problem = _column_problem(file.schema_arrow, column)
     except UNREADABLE as error:
-        bad.add(path, "the file", f"no readable parquet ({_one_line(error)})")
-        return
+        return bad.add(path, "the file", f"no readable parquet ({_one_line(error)})")
     with file:
-        _check_column(path, file.schema_arrow, column)
+        if problem:
+            return bad.add(path, "the file", problem, lines=file.metadata.num_rows)
         first = 0
         for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
             try:
-                texts = file.read_row_group(group, columns=[column], use_threads=False).column(0).to_pylist()
-            except (*UNREADABLE, UnicodeDecodeError) as error:
-                bad.add(path, f"row group {group}", f"corrupt ({_one_line(error)})")
+                values = _bytes_of(file.read_row_group(group, columns=[column], use_threads=False).column(0))
+            except UNREADABLE as error:
+                bad.add(path, f"row group {group}", f"corrupt ({_one_line(error)})", lines=rows)
             else:
-                yield from ((f"row {row}", text or "") for row, text in enumerate(texts, start=first))
-            first += file.metadata.row_group(group).num_rows
+                if len(values) != rows:
+                    bad.add(
+                        path, f"row group {group}", f"corrupt ({rows} rows expected, {len(values)} found)", lines=rows
+                    )
+                yield from _decoded(values, path, bad, first)
+            first += rows
+        if first != file.metadata.num_rows:
+            bad.add(path, "the file", f"corrupt ({file.metadata.num_rows} rows expected, {first} found)")
 
 
-def _check_column(path: Path, schema: pa.Schema, column: str) -> None:
+def _column_problem(schema: pa.Schema, column: str) -> str | None:
+    """Return why the documents cannot be in this column, if so."""
+    if schema.names.count(column) > 1:
+        return f"more than one column {column!r} (columns: {', '.join(schema.names)})"
     if column not in schema.names:
-        raise DataError(
-            f"{path} has no column {column!r} (columns: {', '.join(schema.names)})"
-            f"{did_you_mean(column, schema.names)}. Set download.text_column."
-        )
+        return _missing("column", column, schema.names)
     kind = schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{path}: the column {column!r} is {kind}, expected strings. Set download.text_column (columns: "
-            f"{', '.join(schema.names)})."
-        )
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+        return f"the column {column!r} is {kind}, expected strings (columns: {', '.join(schema.names)})"
+    return None
+
+
+def _missing(what: str, column: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(column, names, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return f"no {what} {column!r}{hint} ({what}s: {', '.join(names[:MAX_NAMES])})"
+
+
+def _bytes_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return strings as the bytes they are stored as: those of a damaged one are no UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.large_binary())
+
+
+def _decoded(values: pa.ChunkedArray, path: Path, bad: BadLines, first: int) -> Documents:
+    for row, value in enumerate(values.to_pylist(), start=first):
+        try:
+            yield f"row {row}", (value or b"").decode()
+        except UnicodeDecodeError as error:
+            bad.add(path, f"row {row}", f"not UTF-8 ({error.reason})")
 
 
 def _read_jsonl(path: Path, bad: BadLines, column: str) -> Documents:
@@ -138,7 +184,7 @@ def _text_of(line: bytes, column: str) -> str | NoText:
         return NoText(f"no object: expected {{{json.dumps(column)}: …}}")
     if column not in value:
         names = [str(name) for name in value]
-        return NoText(f"no field {column!r} (fields: {', '.join(names[:8])}){did_you_mean(column, names)}")
+        return NoText(_missing("field", column, names))
     text = value[column]
     if text is not None and not isinstance(text, str):
         return NoText(f"the field {column!r} is of type {type(text).__name__}, expected a string")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nanochat_core.data.own.bad_lines import BadLines
-from nanochat_core.data.own.text_files import find_text_files, read_texts
+from nanochat_core.data.own.text_files import find_text_files, other_files, read_texts
 from nanochat_core.data.shards import INDEX_NAME, TEXT_COLUMN, TextShards
 
 
@@ -27,6 +27,11 @@ def text_files(places: Sequence[Path]) -> list[Path]:
         else:
             found += find_text_files(place)
     return found
+
+
+def left_alone(places: Sequence[Path]) -> list[Path]:
+    """Return the files in folders of the user's own that are not read because of their names."""
+    return [path for place in places if not (place / INDEX_NAME).is_file() for path in other_files(place)]
 
 
 def found_texts(files: Sequence[Path], bad: BadLines, *, column: str = TEXT_COLUMN) -> Iterator[FoundText]:
