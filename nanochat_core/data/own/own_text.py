@@ -47,8 +47,8 @@ class OwnTextCounts:
 def write_text_shards(folder: Path, texts: Iterable[str], seed: int, counts: OwnTextCounts) -> tuple[list[str], str]:
     """Write documents as shards, in an order that only the seed and the texts decide; return the shards' names.
 
-    All documents are held in memory. Equal documents are kept once, so none is in both training and validation. Raises
-    DataError where there are fewer than two.
+    All documents are held in memory, as UTF-8 (strings take up to four times as much). Equal documents are kept once,
+    so that none is in both training and validation. Raises DataError where there are fewer than two.
     """
     ordered = _in_seeded_order(_counted(texts, counts), seed, counts)
     if len(ordered) < 2:
@@ -60,7 +60,7 @@ def write_text_shards(folder: Path, texts: Iterable[str], seed: int, counts: Own
     names: list[str] = []
     for texts_of_shard in [*_shards_of(ordered[held_out:]), ordered[:held_out]]:
         names.append(f"{SHARDS}/shard_{len(names):05d}.parquet")
-        write_shard(folder / names[-1], texts_of_shard)
+        write_shard(folder / names[-1], [text.decode() for text in texts_of_shard])
     return names[:-1], names[-1]
 
 
@@ -74,14 +74,14 @@ def _counted(texts: Iterable[str], counts: OwnTextCounts) -> Iterator[str]:
             yield text
 
 
-def _in_seeded_order(texts: Iterable[str], seed: int, counts: OwnTextCounts) -> list[str]:
-    """Return the different texts, sorted by a hash of seed and text: a shuffle that does not depend on their order."""
-    keyed: dict[bytes, str] = {}
+def _in_seeded_order(texts: Iterable[str], seed: int, counts: OwnTextCounts) -> list[bytes]:
+    """Return the different texts in UTF-8, sorted by a hash of seed and text: their order before does not matter."""
+    keyed: dict[bytes, bytes] = {}
     plain: set[bytes] = set()
     read = 0
     for text in texts:
         read += 1
-        keyed[digest(f"{seed}/{text}")] = text
+        keyed[digest(f"{seed}/{text}")] = text.encode(errors="replace")
         plain.add(digest(without_case_and_blanks(text)))
     counts.duplicates = read - len(keyed)
     counts.alike = len(keyed) - len(plain)
@@ -102,12 +102,12 @@ def without_case_and_blanks(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _shards_of(texts: list[str]) -> Iterator[list[str]]:
-    shard: list[str] = []
+def _shards_of(texts: list[bytes]) -> Iterator[list[bytes]]:
+    shard: list[bytes] = []
     characters = 0
     for text in texts:
         shard.append(text)
-        characters += len(text)
+        characters += len(text.decode())
         if characters >= SHARD_CHARACTERS:
             yield shard
             shard, characters = [], 0
