@@ -25,7 +25,9 @@ STAGES = (*PARTS, "report")
 
 Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]
 Data = Annotated[str | None, typer.Option(help="source of the text: local, hub or path; default: the recipe's")]
-DataPath = Annotated[str | None, typer.Option(help="folder of parquet, jsonl, txt or md files, for --data path")]
+DataPath = Annotated[
+    str | None, typer.Option(help="your text, for --data path: a folder, or a parquet, jsonl, txt or md file")
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="a field, for example pretrain.model.depth=6; repeatable")
 ]
@@ -65,9 +67,8 @@ def build_spec(
     given = {field: value for field, value in options.items() if value}
     if precision := os.environ.get("NANOCHAT_DTYPE"):
         given["pretrain.precision"] = precision
-    return with_changes(
-        recipes.recipe(name, data=check_source(data), path=data_path), parse_changes(changes or []) | given
-    )
+    path = os.path.abspath(os.path.expanduser(data_path)) if data_path else None  # stages run in another folder
+    return with_changes(recipes.recipe(name, data=check_source(data), path=path), parse_changes(changes or []) | given)
 
 
 def check_source(data: str | None) -> DataSource | None:

@@ -11,6 +11,7 @@ from flows.run_names import named
 from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Stage, StageOutcome, StageParams
 from nanochat_core import recipes
+from nanochat_core.data.own.text_places import state_of
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
@@ -23,12 +24,20 @@ def fetch_first_shards(tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[st
     return tasks.fetch(recipes.tokenizer_text(spec))
 
 
+def download_params(spec: PipelineSpec) -> StageParams:
+    """Files of the user's own that were written since are another text."""
+    params = StageParams.of(spec.download)
+    if spec.download.source != "path" or not spec.download.path:
+        return params
+    return replace(params, output=params.output | {"files": state_of(Path(spec.download.path).expanduser())})
+
+
 DOWNLOAD = Stage(
     name="download",
     part="download",
     module="nanochat_core.data.download",
     version=2,  # index.json has the shards' hashes
-    params=lambda spec: StageParams.of(spec.download),
+    params=download_params,
     reads_hub=True,
     shard_tasks=fetch_shards,
 )

@@ -1,5 +1,6 @@
 """Where text can be looked at: a finished download, a folder or a file of the user's own. Torch-free."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from nanochat_core.data.own.bad_lines import BadLines
 from nanochat_core.data.own.text_files import find_text_files, other_files, read_texts
 from nanochat_core.data.shards import INDEX_NAME, TEXT_COLUMN, TextShards
+from nanochat_core.errors import DataError
 
 
 class FoundText(NamedTuple):
@@ -32,6 +34,19 @@ def text_files(places: Sequence[Path]) -> list[Path]:
 def left_alone(places: Sequence[Path]) -> list[Path]:
     """Return the files in folders of the user's own that are not read because of their names."""
     return [path for place in places if not (place / INDEX_NAME).is_file() for path in other_files(place)]
+
+
+def state_of(place: Path) -> str | None:
+    """Return a hash of the names, sizes and times of the files that would be read: another once one was written.
+
+    None where there are no such files.
+    """
+    try:
+        found = [(path.relative_to(place).as_posix(), path.stat()) for path in find_text_files(place)]
+    except (DataError, OSError):
+        return None  # whoever reads them says why
+    facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+    return hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()
 
 
 def found_texts(files: Sequence[Path], bad: BadLines, *, column: str = TEXT_COLUMN) -> Iterator[FoundText]:

@@ -1,0 +1,49 @@
+"""What makes the download stage run again."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.cli import build_spec
+from flows.download import DOWNLOAD
+from nanochat_core.recipes import recipe
+from nanochat_core.specs import PipelineSpec
+
+
+def own_text(folder: Path) -> PipelineSpec:
+    return build_spec("demo", data="path", data_path=str(folder), changes=[])
+
+
+def test_own_files_that_have_changed_are_another_text(tmp_path: Path) -> None:
+    spec, seen = own_text(tmp_path), []
+    for action in (
+        lambda: None,
+        lambda: (tmp_path / "a.txt").write_text("one"),
+        lambda: (tmp_path / "a.txt").write_text("another"),
+        lambda: (tmp_path / "b.txt").write_text("more"),
+        lambda: (tmp_path / "b.txt").rename(tmp_path / "c.txt"),
+    ):
+        action()
+        params = DOWNLOAD.params(spec)
+        assert params.output == DOWNLOAD.params(spec).output
+        assert params.full == spec.download.model_dump(mode="json")
+        seen.append(params.output["files"])
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "notes.csv").write_text("not read")
+    assert DOWNLOAD.params(spec).output["files"] == seen[-1]
+
+
+def test_a_folder_that_is_gone_is_left_to_the_stage_to_say(tmp_path: Path) -> None:
+    assert DOWNLOAD.params(own_text(tmp_path / "nowhere")).output["files"] is None
+
+
+def test_a_folder_is_meant_as_seen_from_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert own_text(Path("data")).download.path == str(tmp_path / "data")
+    assert own_text(Path("~/data")).download.path == str(Path.home() / "data")
+
+
+def test_text_of_the_hub_depends_on_no_files_here() -> None:
+    assert "files" not in DOWNLOAD.params(recipe("demo")).output
