@@ -50,7 +50,6 @@ SEEN_BY_TASKS = (
     "paths",
     "errors",
     "artifacts",
-    "data.own.bad_lines",
     "data.download",
     "data.shards",
 )
