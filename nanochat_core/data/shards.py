@@ -182,6 +182,8 @@ def _read_column(path: Path, index: int) -> pa.ChunkedArray:
         try:
             column = file.read_row_group(index, columns=[TEXT_COLUMN], use_threads=False).column(0)
             column.validate(full=True)  # the reader itself takes bytes that are not UTF-8
+            if len(column) != (rows := file.metadata.row_group(index).num_rows):  # and pages that say they have fewer
+                raise OSError(f"{len(column)} of {rows} rows")
             return column
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(

@@ -33,6 +33,15 @@ def test_what_is_written_is_read_in_order(shard: Path) -> None:
     assert [path.name for path in shard.parent.iterdir()] == ["a.parquet"]
 
 
+def test_a_row_group_that_gives_fewer_rows_than_announced_is_corrupt(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *args, **options: whole(*args, **options).slice(1))
+    with pytest.raises(DataError, match=r"a\.parquet is corrupt in row group 1 \(43 of 44 rows\)"):
+        read_row_group(shard, 1)
+
+
 def test_row_groups_are_read_one_by_one(shard: Path) -> None:
     assert row_groups([shard]) == [(shard, 0, ROWS_PER_GROUP), (shard, 1, 44)]
     assert read_row_group(shard, 1) == TEXTS[ROWS_PER_GROUP:]
