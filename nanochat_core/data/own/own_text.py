@@ -11,7 +11,7 @@ from pathlib import Path
 from nanochat_core.data import local_corpus
 from nanochat_core.data.own.bad_lines import RECORD_NAME, BadLines
 from nanochat_core.data.own.text_files import find_text_files, other_files, read_texts
-from nanochat_core.data.shards import SHARDS, write_shard
+from nanochat_core.data.shards import NEAR_EMPTY_CHARACTERS, SHARDS, write_shard
 from nanochat_core.errors import DataError
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import DownloadSpec
@@ -19,7 +19,6 @@ from nanochat_core.specs import DownloadSpec
 SHARD_CHARACTERS = 50_000_000
 VALIDATION_SHARE = 0.05  # of the documents, but no more than
 MAX_VALIDATION_DOCUMENTS = 20_000
-NEAR_EMPTY_CHARACTERS = 16
 
 
 @dataclass

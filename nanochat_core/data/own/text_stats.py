@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from nanochat_core.data.own.own_text import NEAR_EMPTY_CHARACTERS, digest, without_case_and_blanks
+from nanochat_core.data.own.own_text import digest, without_case_and_blanks
 from nanochat_core.data.own.scripts import BLANKS, CLASSES, DIGITS, PUNCTUATION, REST, count_classes
+from nanochat_core.data.shards import NEAR_EMPTY_CHARACTERS
 
 NO_SCRIPT = (DIGITS, PUNCTUATION, BLANKS, REST)
 
 
 @dataclass
 class TextStats:
-    """Grows with each document. 32 bytes of memory a document for finding duplicates, 8 for its length."""
+    """Grows with each document. About 190 bytes of memory a document, to find duplicates."""
 
     lengths: array = field(default_factory=lambda: array("q"))  # characters of each document
     bytes: int = 0

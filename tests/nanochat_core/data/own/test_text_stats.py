@@ -20,7 +20,7 @@ def test_sizes_and_repetitions_are_those_of_the_obvious_count(texts: list[str]) 
     assert found["characters"] == sum(map(len, texts))
     assert found["bytes"] == sum(len(text.encode(errors="replace")) for text in texts)
     assert found["empty"] == sum(not text.strip() for text in texts)
-    assert found["near_empty"] == sum(0 < len(text.strip()) < 16 for text in texts)
+    assert found["near_empty"] == sum(0 < len(text.strip()) < 8 for text in texts)
     assert found["duplicates"] == len(texts) - len(set(texts))
     plain = {" ".join(text.lower().split()) for text in texts}
     assert found["duplicates_but_for_case_and_blanks"] == len(texts) - len(plain)
