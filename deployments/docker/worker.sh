@@ -5,8 +5,9 @@ set -eu
 : "${PREFECT_API_URL:?the address of the Prefect server, for example http://prefect:4200/api}"
 : "${MLFLOW_TRACKING_URI:?the address of the MLflow server, for example http://mlflow:5000}"
 
+log=
+trap 'nanochat down; if [ "$log" ]; then kill "$log"; fi; exit 0' TERM INT
 nanochat up
 tail -F "${NANOCHAT_BASE_DIR:?}/node/worker.log" &
 log=$!
-trap 'nanochat down; kill "$log"; exit 0' TERM INT
 wait "$log"

@@ -21,11 +21,14 @@ STUBS = {
         'trap "kill -KILL $task" TERM; wait $task'
     ),
     "scancel": 'echo "scancel $*" >> calls; for task in $(cat tasks); do kill -TERM "$task" 2>/dev/null; done; true',
+    # A call is written down once the trap is set: who has read of a call may stop it. On two nodes, a run lasts until
+    # the other has joined.
     "nanochat": (
-        'echo "nanochat $*" >> calls; trap "echo stopped $1 >> calls; exit 143" TERM; '
-        'if [ "$1" = join ] || [ "$2" = long ]; then while :; do sleep 0.05; done; fi'
+        'trap "echo stopped $1 >> calls; exit 143" TERM; echo "nanochat $*" >> calls; '
+        'if [ "$1" = join ] || [ "$2" = long ]; then while :; do sleep 0.05; done; fi; '
+        'case "$*" in *multinode*) until grep -q "^nanochat join" calls; do sleep 0.02; done; esac'
     ),
-    "prefect": 'echo "prefect $*" >> calls; trap "echo stopped prefect >> calls; exit 0" TERM; '
+    "prefect": 'trap "echo stopped prefect >> calls; exit 0" TERM; echo "prefect $*" >> calls; '
     "while :; do sleep 0.05; done",
 }
 SLURM = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "42"}
@@ -60,7 +63,7 @@ def calls(folder: Path) -> list[str]:
 
 def wait_for_call(folder: Path, word: str) -> None:
     deadline = time.monotonic() + 20
-    while not any(word in call for call in calls(folder)):
+    while not any(call.startswith(word) for call in calls(folder)):
         assert time.monotonic() < deadline, calls(folder)
         time.sleep(0.02)
 
@@ -109,7 +112,6 @@ def test_slurm_stops_a_pre_empted_run_which_saves_and_queues_it_again(sandbox: P
     process = start("slurm/train.sbatch", sandbox, "long", NANOCHAT="nanochat", **SLURM)
     wait_for_call(sandbox, "nanochat run")
     wait_for_call(sandbox, "nanochat join")
-    time.sleep(0.1)  # until the stand-ins have set their traps
     output = stop(process)
     found = calls(sandbox)
     order = ["stopped run", "scancel --signal=TERM 42", "stopped join", "scontrol requeue 42"]
@@ -128,7 +130,6 @@ def test_the_worker_of_an_allocation_and_its_nodes_stop_together(sandbox: Path) 
     process = start("slurm/worker.sbatch", sandbox, NANOCHAT_BIN=str(sandbox), **SLURM, **servers)
     wait_for_call(sandbox, "prefect worker start --pool nanochat --type process")
     wait_for_call(sandbox, "nanochat join")
-    time.sleep(0.1)
     output = stop(process)
     assert "launch.rdzv_endpoint: node0:29500" in output
     order = ["stopped prefect", "scancel --signal=TERM 42", "stopped join"]
@@ -139,6 +140,5 @@ def test_the_workers_container_saves_its_runs_before_it_ends(sandbox: Path) -> N
     servers = {"PREFECT_API_URL": "http://prefect:4200/api", "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
     process = start("docker/worker.sh", sandbox, **servers)
     wait_for_call(sandbox, "nanochat up")
-    time.sleep(0.2)
     stop(process)
     assert calls(sandbox)[-1] == "nanochat down"
