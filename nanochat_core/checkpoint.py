@@ -19,6 +19,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from nanochat_core.artifacts import DISK_FULL, canonical_json, json_bytes, read_json, sync_folder, write_json
+from nanochat_core.device import compute_dtype
 from nanochat_core.distributed import World
 from nanochat_core.errors import ArtifactError, CheckpointError
 from nanochat_core.model.gpt import GPT
@@ -76,11 +77,13 @@ def save(folder: Path, checkpoint: Checkpoint, world: World, *, keep: int) -> Pa
         if world.is_main:
             temporary.mkdir(parents=True)
         world.barrier()
-        name = f"loader.rank{world.rank:05d}.safetensors"
-        own = {name: _write_tensors(temporary / name, checkpoint.loader)}
+        own = {
+            name: _write_tensors(temporary / name, tensors)
+            for kind, tensors in (("loader", checkpoint.loader), ("optimizer", checkpoint.optimizer))
+            if tensors and (name := f"{kind}.rank{world.rank:05d}.safetensors")
+        }
         if world.is_main:
             own[MODEL_FILE] = _write_tensors(temporary / MODEL_FILE, checkpoint.model)
-            own[OPTIMIZER_FILE] = _write_tensors(temporary / OPTIMIZER_FILE, checkpoint.optimizer)
         for data in world.gather_bytes("".join(f"{file} {digest}\n" for file, digest in own.items()).encode()):
             hashes |= dict(line.split(" ") for line in data.decode().splitlines())
         if world.is_main:
@@ -174,12 +177,11 @@ def load(path: Path, *, tokenizer_hash: str, device: torch.device) -> Checkpoint
     meta = read_meta(path)
     check_tokenizer(path, meta, tokenizer_hash)
     tensors = {name: _read_tensors(path / name, digest) for name, digest in meta.files.items()}
-    loader = {
-        key: value for name in sorted(tensors) if name.startswith("loader.") for key, value in tensors[name].items()
-    }
-    return Checkpoint(
-        meta=meta, model=_to(tensors[MODEL_FILE], device), optimizer=_to(tensors[OPTIMIZER_FILE], device), loader=loader
-    )
+    merged: dict[str, dict[str, Tensor]] = {"loader": {}, "optimizer": {}}
+    for name in sorted(tensors):
+        if (kind := name.split(".")[0]) in merged:
+            merged[kind] |= tensors[name]
+    return Checkpoint(meta=meta, model=_to(tensors[MODEL_FILE], device), **merged)
 
 
 def load_weights(path: Path, *, tokenizer_hash: str, device: torch.device) -> tuple[CheckpointMeta, dict[str, Tensor]]:
@@ -190,7 +192,7 @@ def load_weights(path: Path, *, tokenizer_hash: str, device: torch.device) -> tu
 
 
 def load_model(folder: Path, *, tokenizer_hash: str, device: torch.device) -> tuple[GPT, CheckpointMeta]:
-    """Return the newest model of an artifact folder (or of a checkpoint folder), in float32, and its meta.
+    """Return the newest model of an artifact folder (or of a checkpoint folder), and its meta.
 
     Raises CheckpointError where there is none, it is damaged, or the tokenizer is another one.
     """
@@ -201,6 +203,7 @@ def load_model(folder: Path, *, tokenizer_hash: str, device: torch.device) -> tu
     with torch.device("meta"):
         model = GPT(meta.model, meta.vocab_size)
     model.load_state_dict(weights, assign=True)
+    model.compute_dtype = compute_dtype(meta.precision)
     return model, meta
 
 

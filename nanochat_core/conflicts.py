@@ -141,15 +141,16 @@ def _text(spec: PipelineSpec) -> Iterator[str]:
 
 
 def _batches(spec: PipelineSpec, ranks: int | None) -> Iterator[str]:
-    """Each step must come out in whole rows, and equally many for each rank (where the number of ranks is known)."""
+    """Each step must come out in whole rows, and some for each rank (where the number of ranks is known)."""
     sequence_len, total = spec.pretrain.model.sequence_len, spec.pretrain.total_batch_tokens
     if total % sequence_len:
         if ranks is None or spec.launch.nproc_per_node is not None:  # once is enough
             yield f"pretrain.total_batch_tokens: {total} is no multiple of sequence_len {sequence_len}"
-    elif ranks and math.gcd(total // sequence_len, MAX_LANES) % ranks:
+    elif ranks and (lanes := math.gcd(total // sequence_len, MAX_LANES)) < ranks:
         yield (
-            f"pretrain.total_batch_tokens: its {total // sequence_len} rows of {sequence_len} tokens cannot be shared "
-            f"evenly by {ranks} ranks; choose a power of two of ranks (launch.nproc_per_node), and as many rows or more"
+            f"pretrain.total_batch_tokens: its {total // sequence_len} rows of {sequence_len} tokens go to {lanes} "
+            f"lanes, fewer than {ranks} ranks; choose fewer ranks (launch.nproc_per_node), or more rows, best a "
+            f"multiple of {MAX_LANES}"
         )
     for name, rows in (
         ("midtrain.batch_rows", spec.midtrain and spec.midtrain.batch_rows),
@@ -161,10 +162,10 @@ def _batches(spec: PipelineSpec, ranks: int | None) -> Iterator[str]:
 
 
 def _chat_parts(spec: PipelineSpec) -> Iterator[str]:
-    yield from _schedule("pretrain", spec.pretrain.optimizer)
+    yield from _schedule("pretrain", spec.pretrain.optimizer, spec.pretrain.steps)
     for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
         if part is not None:
-            yield from _schedule(name, part.optimizer)
+            yield from _schedule(name, part.optimizer, part.steps)
             yield from _mixture(f"{name}.conversations", part.conversations, spec.task_data)
     for name, finetune in (("midtrain", spec.midtrain), ("sft", spec.sft)):
         if finetune is not None:
@@ -173,11 +174,12 @@ def _chat_parts(spec: PipelineSpec) -> Iterator[str]:
         yield from _rl(spec.rl, spec.pretrain.model.sequence_len)
 
 
-def _schedule(name: str, optimizer: OptimizerSpec) -> Iterator[str]:
-    if optimizer.warmup_ratio + optimizer.warmdown_ratio > 1:
+def _schedule(name: str, optimizer: OptimizerSpec, steps: int | None) -> Iterator[str]:
+    falling = round(optimizer.warmdown_ratio * steps) if steps else 0
+    if steps and optimizer.warmup_steps + falling > steps:
         yield (
-            f"{name}.optimizer.warmup_ratio: {optimizer.warmup_ratio:g} of the steps rise and "
-            f"{optimizer.warmdown_ratio:g} (warmdown_ratio) fall; together they are 1 at most"
+            f"{name}.optimizer.warmup_steps: the rate rises for {optimizer.warmup_steps} steps and falls for {falling} "
+            f"(warmdown_ratio); the stage has {steps}"
         )
 
 

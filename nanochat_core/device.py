@@ -1,6 +1,5 @@
 """Which device a stage computes on, and in which arithmetic."""
 
-import contextlib
 import os
 
 import torch
@@ -34,8 +33,6 @@ def set_determinism(device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def arithmetic(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which a forward pass runs: bf16 matrix products over fp32 weights, or plain fp32."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """Return what a model computes in; its matrices stay float32 and are cast at each use."""
+    return torch.float32 if precision == "fp32" else torch.bfloat16

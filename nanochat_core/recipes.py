@@ -138,7 +138,15 @@ def _full(
         pretrain=PretrainSpec(
             model=ModelSpec(arch="full", depth=depth),
             optimizer=OptimizerSpec(
-                embedding_lr=0.3, head_lr=0.008, warmdown_ratio=0.65, final_lr_ratio=0.05, grad_clip=None
+                embedding_lr=0.3,
+                head_lr=0.008,
+                warmup_steps=40,
+                warmdown_ratio=0.65,
+                final_lr_ratio=0.05,
+                momentum_peak=0.97,
+                momentum_steps=400,
+                momentum_final=0.90,
+                grad_clip=None,
             ),
             precision=precision,
             tokens_per_parameter=ratio,
@@ -207,9 +215,18 @@ def derive(spec: PipelineSpec) -> PipelineSpec:
     vocab_size, ratio = spec.tokenizer.vocab_size, pretrain.tokens_per_parameter
     total = pretrain.total_batch_tokens or scaling.batch_tokens(model, vocab_size, ratio)
     steps = pretrain.steps or max(1, scaling.horizon_tokens(model, vocab_size, ratio) // total)
-    packing = pretrain.packing or PACKING[model.arch]
+    optimizer = pretrain.optimizer
+    if optimizer.weight_decay is None:
+        decay = scaling.weight_decay(model, vocab_size, ratio, total)
+        optimizer = optimizer.model_copy(update={"weight_decay": decay})
     pretrain = pretrain.model_copy(
-        update={"model": model, "total_batch_tokens": total, "steps": steps, "packing": packing}
+        update={
+            "model": model,
+            "total_batch_tokens": total,
+            "steps": steps,
+            "packing": pretrain.packing or PACKING[model.arch],
+            "optimizer": optimizer,
+        }
     )
     download = spec.download
     if download.source == "hub" and download.train_shards is None:
@@ -240,8 +257,6 @@ def runnable(spec: PipelineSpec) -> PipelineSpec:
 def unsupported(spec: PipelineSpec) -> str | None:
     """Return one line that says why this spec can be planned but not run yet, or None where it can run."""
     reasons = []
-    if spec.pretrain.model.arch == "full":
-        reasons.append("pretrain.model.arch 'full' is not built yet (use 'classic')")
     if spec.pretrain.precision == "fp8":
         reasons.append("pretrain.precision 'fp8' is not built yet (use 'bf16')")
     return f"The recipe {spec.recipe} can be planned but not run: {'; '.join(reasons)}." if reasons else None
@@ -289,7 +304,7 @@ def plan(spec: PipelineSpec) -> dict[str, Any]:
         "steps": pretrain.steps,
         "training tokens": tokens,
         "training FLOPs": float(flops * tokens),
-        "Muon weight decay": scaling.weight_decay(model, vocab_size, pretrain.tokens_per_parameter),
+        "Muon weight decay": pretrain.optimizer.weight_decay,
         "rate factor of the batch": scaling.rate_batch_factor(model, pretrain.total_batch_tokens),
         "rate factor of the width": scaling.rate_width_factor(model.n_embd),
         "training shards": spec.download.train_shards,

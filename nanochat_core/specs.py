@@ -61,7 +61,7 @@ def runtime_field(default: Any, **keywords: Any) -> Any:
 class Spec(BaseModel):
     """Frozen, closed, and described field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", field_title_generator=form_title)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, field_title_generator=form_title)
 
     def output_params(self, *, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return the fields that change the output, nested specs included, as JSON values: what is fingerprinted."""
@@ -104,7 +104,7 @@ class DownloadSpec(Spec):
     local_characters: int = Field(
         8_000_000, ge=100_000, description="characters of built-in text to collect (source local)"
     )
-    seed: int = Field(42, description="random seed of the documents' order (sources local and path)")
+    seed: int = Field(42, ge=0, le=2**53, description="random seed of the documents' order (sources local and path)")
     num_workers: int = runtime_field(4, ge=1, le=64, description="files that are fetched at a time")
 
 
@@ -153,38 +153,66 @@ class ModelSpec(Spec):
     )
     depth: int = Field(20, ge=1, le=128, description="layers; the dial that everything empty derives from")
     n_embd: int | None = Field(
-        None, ge=16, description="width in channels; empty: 64 x depth, rounded up to a multiple of 128"
+        None, ge=16, le=65_536, description="width in channels; empty: 64 x depth, rounded up to a multiple of 128"
     )
-    n_head: int | None = Field(None, ge=1, description="query heads; empty: width / 128, rounded up")
-    n_kv_head: int | None = Field(None, ge=1, description="key/value heads; empty: as many as query heads")
-    sequence_len: int = Field(2048, ge=16, description="tokens in a row")
+    n_head: int | None = Field(None, ge=1, le=65_536, description="query heads; empty: width / 128, rounded up")
+    n_kv_head: int | None = Field(None, ge=1, le=65_536, description="key/value heads; empty: as many as query heads")
+    sequence_len: int = Field(2048, ge=16, le=1_048_576, description="tokens in a row")
 
 
 class OptimizerSpec(Spec):
-    """Muon for matrices, AdamW for embedding and head; base rates before width and batch rules."""
+    """Muon for matrices, AdamW for tables and scalars; base rates before width and batch rules."""
 
-    matrix_lr: float = Field(0.02, gt=0, description="Muon's learning rate")
-    embedding_lr: float = Field(0.2, gt=0, description="AdamW's learning rate of the token embedding")
-    head_lr: float = Field(0.004, gt=0, description="AdamW's learning rate of the output head")
-    lr_scale: float = Field(1.0, gt=0, description="factor on all three learning rates")
-    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps with a rising rate")
+    matrix_lr: float = Field(0.02, gt=0, le=10, description="Muon's learning rate")
+    embedding_lr: float = Field(0.2, gt=0, le=10, description="AdamW's learning rate of the token embedding")
+    head_lr: float = Field(0.004, gt=0, le=10, description="AdamW's learning rate of the output head")
+    value_embedding_lr: float = Field(
+        0.15, gt=0, le=10, description="AdamW's learning rate of the value embeddings (arch full)"
+    )
+    residual_scale_lr: float = Field(
+        0.005, gt=0, le=10, description="AdamW's learning rate of the factors on the residual stream (arch full)"
+    )
+    input_scale_lr: float = Field(
+        0.5, gt=0, le=10, description="AdamW's learning rate of the factors on the embedding (arch full)"
+    )
+    smear_backout_lr: float = Field(
+        0.2,
+        gt=0,
+        le=10,
+        description="AdamW's learning rate of smear and backout, spared by the batch rule (arch full)",
+    )
+    lr_scale: float = Field(1.0, gt=0, le=100, description="factor on all learning rates")
+    warmup_steps: int = Field(0, ge=0, le=10**9, description="steps with a rising rate")
     warmdown_ratio: float = Field(0.2, ge=0, le=1, description="share of the steps with a falling rate")
     final_lr_ratio: float = Field(0.0, ge=0, le=1, description="rate at the last step, as a share of the full rate")
-    grad_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; empty: no clipping")
+    momentum_peak: float = Field(0.95, ge=0, lt=1, description="Muon's momentum after its rise from .85")
+    momentum_steps: int = Field(300, ge=0, le=10**9, description="steps in which Muon's momentum rises")
+    momentum_final: float | None = Field(
+        None, ge=0, lt=1, description="Muon's momentum at the last step; empty: it stays at its peak"
+    )
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Muon's decay at the first step, falling as half a cosine; empty: by arch and size",
+    )
+    grad_clip: float | None = Field(
+        1.0, gt=0, le=1_000_000, description="largest norm of the whole gradient; empty: no clipping"
+    )
 
 
 class TrainingRuntime(Spec):
     """How training runs, not what it computes."""
 
     device_batch_size: int | None = runtime_field(
-        None, ge=1, description="rows in a micro-batch on one device; empty: 32"
+        None, ge=1, le=65_536, description="rows in a micro-batch on one device; empty: 32"
     )
     use_compile: bool | None = runtime_field(None, description="torch.compile, in pretraining; empty: on CUDA")
-    log_every: int = runtime_field(10, ge=1, description="steps between metric lines")
-    checkpoint_every: int = runtime_field(1000, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = runtime_field(2, ge=1, description="checkpoints that are kept, the newest")
+    log_every: int = runtime_field(10, ge=1, le=10**9, description="steps between metric lines")
+    checkpoint_every: int = runtime_field(1000, ge=1, le=10**9, description="steps between checkpoints")
+    keep_checkpoints: int = runtime_field(2, ge=1, le=10**6, description="checkpoints that are kept, the newest")
     stall_minutes: float = runtime_field(
-        30.0, gt=0, description="minutes without a new metric after which the stage is stopped"
+        30.0, gt=0, le=100_000, description="minutes without a new metric after which the stage is stopped"
     )
 
 
@@ -209,23 +237,26 @@ class PretrainSpec(Spec):
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="rates and schedule")
     precision: Precision = Field("bf16", description="arithmetic of the matrix products")
     tokens_per_parameter: float = Field(
-        20.0, gt=0, description="training tokens for each parameter; sets the steps where these are empty"
+        20.0, gt=0, le=100_000, description="training tokens for each parameter; sets the steps where these are empty"
     )
     steps: int | None = Field(
-        None, ge=1, description="optimizer steps; empty: tokens_per_parameter x parameters / total_batch_tokens"
+        None,
+        ge=1,
+        le=10**9,
+        description="optimizer steps; empty: tokens_per_parameter x parameters / total_batch_tokens",
     )
     total_batch_tokens: int | None = Field(
-        None, ge=16, description="tokens in an optimizer step; empty: 524,288, or for arch full by depth"
+        None, ge=16, le=2**30, description="tokens in an optimizer step; empty: 524,288, or for arch full by depth"
     )
     packing: Packing | None = Field(
         None,
         description="stream: documents one after the other, cut into rows; best_fit: rows of whole documents, where "
         "they fit; empty: stream for arch classic, best_fit for full",
     )
-    validation_every: int = Field(250, ge=1, description="steps between measurements of validation bpb")
-    validation_tokens: int = Field(20 * 524_288, ge=1, description="validation tokens for one measurement")
-    sample_every: int = Field(2000, ge=1, description="steps between samples")
-    seed: int = Field(42, description="random seed")
+    validation_every: int = Field(250, ge=1, le=10**9, description="steps between measurements of validation bpb")
+    validation_tokens: int = Field(20 * 524_288, ge=1, le=10**10, description="validation tokens for one measurement")
+    sample_every: int = Field(2000, ge=1, le=10**9, description="steps between samples")
+    seed: int = Field(42, ge=0, le=2**53, description="random seed")
     runtime: PretrainRuntime = runtime_field(PretrainRuntime(), description="how it runs; changes no result")
 
 
@@ -245,7 +276,7 @@ class ConversationsSpec(Spec):
 
     mixture: tuple[MixtureItem, ...] = Field(min_length=1, description="tasks and how much of each")
     validation_rows: int = Field(500, ge=1, description="held-out conversations, spread over the tasks")
-    seed: int = Field(42, description="random seed")
+    seed: int = Field(42, ge=0, le=2**53, description="random seed")
 
 
 class FinetuneSpec(Spec):
@@ -273,7 +304,7 @@ class FinetuneSpec(Spec):
     epochs: float = Field(1.0, gt=0, description="passes over the conversations (sets the steps)")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x the steps of one pass")
     validation_every: int = Field(100, ge=1, description="steps between measurements of validation loss")
-    seed: int = Field(42, description="random seed")
+    seed: int = Field(42, ge=0, le=2**53, description="random seed")
     runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
 
 
@@ -294,7 +325,7 @@ class RLSpec(Spec):
     eval_questions: int = Field(400, ge=2, description="held-out questions before, during and after")
     eval_samples: int = Field(8, ge=1, description="completions for each held-out question")
     eval_every: int = Field(60, ge=1, description="steps between evaluations")
-    seed: int = Field(42, description="random seed")
+    seed: int = Field(42, ge=0, le=2**53, description="random seed")
     runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
 
 
@@ -314,7 +345,7 @@ class EvaluateSpec(Spec):
     num_samples: int = Field(1, ge=1, description="answers for each generative question")
     temperature: float = Field(0.0, ge=0, description="sampling temperature; 0: greedy")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
-    seed: int = Field(42, description="random seed")
+    seed: int = Field(42, ge=0, le=2**53, description="random seed")
     batch_tokens: int = runtime_field(16_384, ge=1, description="tokens in one batch")
 
 

@@ -110,6 +110,24 @@ class ConversationLoader:
         targets = np.where(mask[:, 1:] == 1, ids[:, 1:], IGNORED)
         return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets)
 
+    def origins(self) -> dict[str, list[int]]:
+        """Return which conversations are in this rank's rows of the batch last given: file -> numbers in it."""
+        epoch, position = divmod(self._step - 1, self.steps_per_epoch)
+        if self._batching == "stream":
+            return {"train": self._streamed(epoch, position)}
+        members = np.concatenate(self._planned(epoch).rows(position)[self._share] or [np.empty(0, np.int64)])
+        return {"train": sorted(members.tolist())}
+
+    def _streamed(self, epoch: int, position: int) -> list[int]:
+        """Return the conversations in this rank's rows of a step of the stream."""
+        order = self._random(epoch).permutation(len(self._lengths))
+        ends = np.cumsum(self._lengths[order])
+        row = self._shape.row_tokens - 1
+        numbers = range(*self._share.indices(self._shape.batch_rows))
+        firsts = [(position * self._shape.batch_rows + number) * row for number in numbers]
+        cuts = [np.searchsorted(ends, (first, first + row), side="right") for first in firsts]
+        return sorted({int(index) for first, last in cuts for index in order[first : last + 1]})
+
     def padding(self) -> dict[str, float]:
         """Return how many rows an epoch has, over all ranks, and which share of their tokens is padding."""
         if self._batching == "stream":

@@ -5,6 +5,7 @@ depend on the number of ranks, and a checkpoint written by two ranks continues o
 it reads next, and where the documents are that it has read and not yet packed.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,34 @@ class TokenLoader:
                 for turn, document, start, length in places[lane.number]
             )
 
+    def origins(self) -> dict[str, list[int]]:
+        """Make the next step's rows, and return which documents are in this rank's: shard -> numbers in the shard.
+
+        A document counts where any of it left the packer. For errors, not for each step: documents are read again.
+        """
+        first_turns = {lane.number: lane.next_turn for lane in self._own}
+        before = {lane.number: _waiting(lane) for lane in self._own}
+        self.rows()
+        found: dict[str, set[int]] = {}
+        for lane in self._own:
+            held = before[lane.number] | self._sizes(lane.number, range(first_turns[lane.number], lane.next_turn))
+            after = _waiting(lane)
+            for place, tokens in held.items():
+                if after[place] < tokens:
+                    shard, number = self._order.document(*place, lane.number)
+                    found.setdefault(shard, set()).add(number)
+        return {shard: sorted(numbers) for shard, numbers in found.items()}
+
+    def _sizes(self, lane: int, turns: range) -> Counter[tuple[int, int]]:
+        """Return the tokens of each document, by turn and number, that the lane has in these turns."""
+        return Counter(
+            {
+                (turn, number): len(document)
+                for turn in turns
+                for number, document in enumerate(self._source.again(turn, [lane])[lane])
+            }
+        )
+
     def _read_again(self, places: dict[int, list[list[int]]]) -> dict[tuple[int, int, int], np.ndarray]:
         """Return the documents that were waiting, by lane, turn and number."""
         lanes_of_turn: dict[int, list[int]] = {}
@@ -121,6 +150,14 @@ class TokenLoader:
 
     def close(self) -> None:
         self._source.close()
+
+
+def _waiting(lane: "Lane") -> Counter[tuple[int, int]]:
+    """Return how many tokens of each document, by turn and number, the lane's packer has yet to place."""
+    waiting: Counter[tuple[int, int]] = Counter()
+    for piece in lane.packer.pieces():
+        waiting[piece.turn, piece.document] += len(piece.tokens)
+    return waiting
 
 
 class Lane:

@@ -96,6 +96,8 @@ class EncodedTokens:
 
     def start(self, next_turn: dict[int, int]) -> None:
         self._next_turn = dict(next_turn)
+        self._jobs.clear()
+        self._ready.clear()
 
     def close(self) -> None:
         self._workers.close()

@@ -95,7 +95,7 @@ class Engine:
         return Row(self.tokenizer, max_new_tokens=prompt.max_new_tokens, tool=tool)
 
     def _cache(self, rows: int, capacity: int) -> KVCache:
-        return KVCache(self.model.spec, rows, capacity, device=self.model.device, dtype=self.model.wte.weight.dtype)
+        return KVCache(self.model.spec, rows, capacity, device=self.model.device, dtype=self.model.compute_dtype)
 
     def _prefill(self, ids: list[list[int]], cache: KVCache) -> Tensor:
         """Run the prompts through the model into the cache; return the logits (B, V) after each one's last token."""

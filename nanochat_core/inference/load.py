@@ -90,4 +90,6 @@ def load_text_model(
         set_determinism(device)
     tokenizer = Tokenizer.load(tokenizer_folder)
     model, _ = load_model(model_folder, tokenizer_hash=tokenizer.hash, device=device)
+    if device.type == "cpu":
+        model.compute_dtype = torch.float32  # few CPUs compute in bfloat16, and those that do gain little on short rows
     return EngineModel(Engine(model.eval(), tokenizer, batch_tokens=batch_tokens, tool=load_tool(TOOL)))

@@ -1,8 +1,7 @@
 """How big a model is and what it costs, computed from its shape alone. Torch-free: flows and `nanochat plan` use it.
 
-L layers, C width, H query heads, V vocabulary, T sequence length. Formulas: README of the parameters in `model/gpt.py`;
-a matrix of m x n costs 2mn FLOPs a token forward and twice that backward; attention 12·C·w for a window of w keys
-(forward and backward, without the causal half), as in the PaLM paper's appendix B.
+L layers, C width, H query heads, K key/value heads of D channels each, V vocabulary, T sequence length.
+What it takes in memory: `model/memory.py`.
 """
 
 from nanochat_core.specs import ModelSpec
@@ -44,24 +43,39 @@ def attention_windows(model: ModelSpec) -> list[int]:
     return [model.sequence_len if kind == "L" else short for kind in pattern]
 
 
+def kv_width(model: ModelSpec) -> int:
+    """Return K·D: the channels of a token's keys in one layer, and of its values.
+
+    >>> kv_width(ModelSpec(depth=12)), kv_width(ModelSpec(depth=12, n_kv_head=2))
+    (768, 256)
+    """
+    model = derive_shape(model)
+    return model.n_embd // model.n_head * model.n_kv_head
+
+
 def parameter_counts(model: ModelSpec, vocab_size: int) -> dict[str, int]:
     """Return the number of parameters by group, and their "total".
 
+    Each layer has W_q, W_o (C x C), W_k, W_v (K·D x C), W_1 and W_2 (C x 4C); embedding and head have V·C each. `full`
+    adds a table of V·K·D to every second layer, with a gate of 12·K; and scalars: r and z of each layer, the smear's 24
+    weights and its scale, the backout's. V is the vocabulary: rows that only pad a table in memory are not counted.
+
     >>> parameter_counts(ModelSpec(depth=20), 65_536)["total"]
     560988160
+    >>> parameter_counts(ModelSpec(arch="full", depth=12), 32_768)["value_embeddings"]
+    150994944
     """
     model = derive_shape(model)
-    c, n_head, n_kv_head = model.n_embd, model.n_head, model.n_kv_head
-    kv_width = c // n_head * n_kv_head
+    c, kv = model.n_embd, kv_width(model)
     counts = {
         "embedding": vocab_size * c,
         "head": vocab_size * c,
-        "matrices": model.depth * (2 * c * c + 2 * c * kv_width + 8 * c * c),
+        "matrices": model.depth * (2 * c * c + 2 * c * kv + 8 * c * c),
     }
     if model.arch == "full":
         layers = len(value_embedding_layers(model.depth))
-        counts["matrices"] += layers * VALUE_GATE_CHANNELS * n_kv_head
-        counts["value_embeddings"] = layers * vocab_size * kv_width
+        counts["matrices"] += layers * VALUE_GATE_CHANNELS * model.n_kv_head
+        counts["value_embeddings"] = layers * vocab_size * kv
         counts["scalars"] = 2 * model.depth + SMEAR_CHANNELS + 2
     return counts | {"total": sum(counts.values())}
 
@@ -75,6 +89,10 @@ def scaling_parameters(model: ModelSpec, vocab_size: int) -> int:
 def flops_per_token(model: ModelSpec, vocab_size: int) -> int:
     """Return the FLOPs of a training step for each token, forward and backward.
 
+    A weight that multiplies costs 2 FLOPs forward and 4 backward: 6 for each of the matrices, the head and the smear.
+    Tables that are only looked up cost none. Attention costs 12·C for each of a layer's w keys, the causal half not
+    taken off (Chowdhery et al. 2022, appendix B).
+
     >>> round(flops_per_token(ModelSpec(depth=20), 65_536) / 1e9, 2)
     3.49
     """
@@ -82,3 +100,26 @@ def flops_per_token(model: ModelSpec, vocab_size: int) -> int:
     counts = parameter_counts(model, vocab_size)
     smear = SMEAR_CHANNELS if model.arch == "full" else 0
     return 6 * (counts["matrices"] + counts["head"] + smear) + 12 * model.n_embd * sum(attention_windows(model))
+
+
+def kv_bytes_per_token(model: ModelSpec, bytes_per_value: int = 2) -> int:
+    """Return what a token adds to the cache of keys and values, in all layers: 2·L·K·D values.
+
+    >>> kv_bytes_per_token(ModelSpec(depth=20))
+    102400
+    """
+    return 2 * model.depth * kv_width(model) * bytes_per_value
+
+
+def kv_bytes_per_row(model: ModelSpec, context: int, bytes_per_value: int = 2) -> int:
+    """Return what the keys and values of one row of `context` tokens take.
+
+    A layer with a window of w keys needs the newest w + 1 tokens only, a layer that sees the whole row all of them.
+
+    >>> kv_bytes_per_row(ModelSpec(arch="full", depth=24), 2048), 2048 * kv_bytes_per_token(ModelSpec(depth=24))
+    (132231168, 301989888)
+    """
+    kept = [
+        context if window == model.sequence_len else min(context, window + 1) for window in attention_windows(model)
+    ]
+    return 2 * sum(kept) * kv_width(model) * bytes_per_value

@@ -1,15 +1,31 @@
-"""AdamW (Loshchilov and Hutter 2019) for embedding and head, in the form p ← p − (η/(1−β₁ᵗ))·m / (√(v/(1−β₂ᵗ)) + ε)."""
+"""AdamW (Loshchilov and Hutter 2019) for tables and scalars, through torch's fused kernel.
+
+    p ← p·(1 − η·wd);  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − (η/(1−β₁ᵗ))·m / (√(v/(1−β₂ᵗ)) + ε)
+"""
 
 import torch
 from torch import Tensor
 
-BETA1, BETA2, EPS = 0.8, 0.95, 1e-10
+from nanochat_core.optim.recipe import EPS, AdamWGroup
 
 
 @torch.no_grad()
-def adamw_step(weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor, *, step: int, lr: float) -> None:
-    """Update `weight` and the moments `m`, `v` (same shape) in place; `step` counts from 1. No weight decay."""
-    m.lerp_(gradient, 1 - BETA1)
-    v.lerp_(gradient.square(), 1 - BETA2)
-    denominator = (v / (1 - BETA2**step)).sqrt_().add_(EPS)
-    weight.addcdiv_(m.to(weight.dtype), denominator.to(weight.dtype), value=-lr / (1 - BETA1**step))
+def adamw_step(
+    weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor, *, step: int, lr: float, group: AdamWGroup
+) -> None:
+    """Update `weight` and the moments `m`, `v` (same shape and dtype) in place; `step` counts from 1."""
+    torch._fused_adamw_(
+        [weight],
+        [gradient],
+        [m],
+        [v],
+        [],
+        [torch.tensor(float(step), device=weight.device)],
+        lr=lr,
+        beta1=group.betas[0],
+        beta2=group.betas[1],
+        weight_decay=group.weight_decay,
+        eps=EPS,
+        amsgrad=False,
+        maximize=False,
+    )

@@ -39,8 +39,8 @@ def batch_tokens(model: ModelSpec, vocab_size: int, ratio: float) -> int:
     return 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * growth**0.383))
 
 
-def weight_decay(model: ModelSpec, vocab_size: int, ratio: float) -> float:
-    """Return Muon's decay: none for classic; .28·√(B/B_ref)·(D_ref/D) for full.
+def weight_decay(model: ModelSpec, vocab_size: int, ratio: float, total_batch_tokens: int | None = None) -> float:
+    """Return Muon's decay: none for classic; .28·√(B/B_ref)·(D_ref/D) for full. B is the rule's where not given.
 
     >>> round(weight_decay(ModelSpec(arch="full", depth=24), 32_768, 12), 4)
     0.0597
@@ -48,7 +48,8 @@ def weight_decay(model: ModelSpec, vocab_size: int, ratio: float) -> float:
     if model.arch == "classic":
         return 0.0
     shrink = _reference_tokens(model, vocab_size, ratio) / horizon_tokens(model, vocab_size, ratio)
-    return REFERENCE_WEIGHT_DECAY * rate_batch_factor(model, batch_tokens(model, vocab_size, ratio)) * shrink
+    batch = total_batch_tokens or batch_tokens(model, vocab_size, ratio)
+    return REFERENCE_WEIGHT_DECAY * rate_batch_factor(model, batch) * shrink
 
 
 def rate_batch_factor(model: ModelSpec, total_batch_tokens: int) -> float:

@@ -19,7 +19,7 @@ from nanochat_core.data.shards import TextShards
 from nanochat_core.data.token_shards import ensure_token_shard, token_shard_path
 from nanochat_core.data.token_source import CachedTokens, EncodedTokens, TokenSource
 from nanochat_core.data.validation_rows import all_tokens, validation_rows
-from nanochat_core.device import arithmetic
+from nanochat_core.device import compute_dtype
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError
 from nanochat_core.hardware import usable_cores
@@ -27,6 +27,7 @@ from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.scaling import rate_batch_factor
 from nanochat_core.specs import PACKING, PretrainSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
@@ -68,10 +69,8 @@ def check_spec(spec: PretrainSpec) -> None:
     fields = {name: getattr(spec, name) for name in ("steps", "total_batch_tokens", "packing")} | dict(spec.model)
     if empty := [name for name, value in fields.items() if value is None]:
         raise SpecError(f"pretrain: {', '.join(empty)} must be given here; `nanochat plan` shows the derived values.")
-    if spec.model.arch != "classic" or spec.precision == "fp8":
-        raise SpecError(
-            f"pretrain: arch {spec.model.arch!r} in {spec.precision!r} is not built yet; use 'classic' in 'bf16'."
-        )
+    if spec.precision == "fp8":
+        raise SpecError("pretrain: precision 'fp8' is not built yet; use 'bf16'.")
 
 
 def _make_run(
@@ -81,13 +80,14 @@ def _make_run(
     model = GPT(spec.model, tokenizer.vocab_size)
     init_weights(model, spec.seed)
     model.to(world.device)
-    state = TrainState(model, MuonAdamW(model), feed, spec.precision)
+    model.compute_dtype = compute_dtype(spec.precision)
+    state = TrainState(model, MuonAdamW(model, world), feed)
     rows = _validation_rows(spec, tokenizer, shards)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     def validate() -> dict[str, float]:
         batches = row_batches(rows, world, batch_rows=micro_rows(spec.runtime))
-        return held_out_losses(model, batches, token_bytes, world, spec.precision)
+        return held_out_losses(model, batches, token_bytes, world)
 
     return TrainingRun(
         folder=folder,
@@ -98,6 +98,7 @@ def _make_run(
             optimizer=spec.optimizer,
             micro_rows=micro_rows(spec.runtime),
             use_compile=_use_compile(spec, world),
+            batch_factor=rate_batch_factor(spec.model, spec.total_batch_tokens),
         ),
         runtime=spec.runtime,
         meta=CheckpointMeta(
@@ -190,8 +191,7 @@ def _write_samples(folder: StageFolder, state: TrainState, world: World, tokeniz
         return
     prompts = [Prompt(ids=[tokenizer.bos, *tokenizer.encode(text)], max_new_tokens=24) for text in SAMPLE_PROMPTS]
     state.model.eval()
-    with arithmetic(world.device, state.precision):
-        answers = Engine(state.model, tokenizer).generate(prompts)
+    answers = Engine(state.model, tokenizer).generate(prompts)
     state.model.train()
     texts = {prompt: answer[0].raw_text for prompt, answer in zip(SAMPLE_PROMPTS, answers, strict=True)}
     with open(folder.path / SAMPLES_FILE, "a", encoding="utf-8") as file:

@@ -32,7 +32,7 @@ def reinforce(folder: StageFolder) -> None:
     with joined_world() as world:
         tokenizer = Tokenizer.load(folder.input("tokenizer"))
         model, meta = checkpoint.load_model(folder.input("model"), tokenizer_hash=tokenizer.hash, device=world.device)
-        sampler = Sampler(Engine(model, tokenizer, tool=load_tool("calculator")), tokenizer, spec, meta.precision)
+        sampler = Sampler(Engine(model, tokenizer, tool=load_tool("calculator")), tokenizer, spec)
         held_out = read_questions(folder.input("conversations") / "validation.parquet")[: spec.eval_questions]
         run = _make_run(
             folder,
@@ -40,7 +40,7 @@ def reinforce(folder: StageFolder) -> None:
             world,
             sampler,
             held_out,
-            TrainState(model, MuonAdamW(model), _loader(folder, spec, world), meta.precision),
+            TrainState(model, MuonAdamW(model, world), _loader(folder, spec, world)),
             meta,
         )
         lines = train(run)

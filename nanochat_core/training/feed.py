@@ -4,6 +4,7 @@ What crosses is what the loader holds, two or four bytes a token, and is widened
 through two pinned buffers in turns on a stream of its own; an event says when each may be written again.
 """
 
+import contextlib
 import queue
 import threading
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class RowLoader(Protocol):
     def state(self) -> dict[str, Tensor]: ...
 
     def load(self, state: dict[str, Tensor]) -> None: ...
+
+    def origins(self) -> dict[str, list[int]]:
+        """Make the next step's rows, and return which documents are in them: file -> numbers in it."""
+        ...
 
     def close(self) -> None: ...
 
@@ -78,43 +83,60 @@ class Feed:
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
     def _make(self) -> None:
-        step = self._taken
+        step, stopping = self._taken, self._stopping
+
+        def put(item: "Made | BaseException") -> None:
+            while not stopping.is_set():
+                with contextlib.suppress(queue.Full):
+                    return self._queue.put(item, timeout=0.2)
+
         try:
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)  # a thread begins on the first GPU, whichever its process has
-            while not self._stopping.is_set():
+            while not stopping.is_set():
                 state = self._loader.state() if step % SNAPSHOT_EVERY == 0 else None
                 rows, arrived = self._crossing.send(self._loader.rows())
-                self._put(Made(rows, arrived, self._loader.counts, state))
+                put(Made(rows, arrived, self._loader.counts, state))
                 step += 1
         except BaseException as error:  # for the training thread to raise
-            self._put(error)
-
-    def _put(self, item: "Made | BaseException") -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._queue.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            put(error)
 
     def state(self) -> dict[str, Tensor]:
         """Return a state of the loader, and how many steps were taken since; the same whether or not it was stopped."""
         return self._state | {"feed.taken": torch.tensor([self._taken])}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Continue after the steps that were taken; to be called before the first batch."""
+        """Continue after the steps that were taken."""
+        self._stop()
         self._loader.load(state)
         self._state, self._taken = self._loader.state(), int(state["feed.taken"])
         for _ in range(self._taken):
             self._loader.rows()
         self.counts = self._loader.counts
 
+    def origins(self) -> dict[str, list[int]]:
+        """Return which documents are in the rows of the batch last given: file -> numbers in it.
+
+        They are made once more for it, from the last state that was noted; the next batch is the same as without.
+        """
+        self._stop()
+        self._loader.load(self._state)
+        for _ in range(self._taken - 1):
+            self._loader.rows()
+        return self._loader.origins()
+
     def close(self) -> None:
         """Stop the thread and close the loader."""
+        self._stop()
+        self._loader.close()
+
+    def _stop(self) -> None:
+        """Stop the thread and forget what it has made; the next batch starts another."""
         self._stopping.set()
         if self._thread:
             self._thread.join(STOP_SECONDS)
-        self._loader.close()
+            assert not self._thread.is_alive(), f"rows are still being made after {STOP_SECONDS:g} s"
+        self._thread, self._queue, self._stopping = None, queue.Queue(ROWS_AHEAD), threading.Event()
 
 
 def signed(rows: np.ndarray) -> Tensor:

@@ -58,7 +58,7 @@ def _make_run(
     sequence_len = spec.sequence_len or meta.model.sequence_len
     loader = _loader(folder, spec, world, sequence_len, "train")
     steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))
-    state = TrainState(model, MuonAdamW(model), loader, meta.precision)
+    state = TrainState(model, MuonAdamW(model, world), loader)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     rows = micro_rows(spec.runtime)
@@ -67,7 +67,7 @@ def _make_run(
     def validate() -> dict[str, float]:
         held_out = _loader(folder, spec, world, sequence_len, "validation")
         batches = _held_out_batches(held_out, rows * sequence_len)
-        return held_out_losses(model, batches, token_bytes, world, meta.precision)
+        return held_out_losses(model, batches, token_bytes, world)
 
     run = TrainingRun(
         folder=folder,

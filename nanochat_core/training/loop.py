@@ -12,14 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World
 from nanochat_core.errors import DataError
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, loss_sum
 from nanochat_core.optim.muon_adamw import MuonAdamW, Rates, rates_at
-from nanochat_core.optim.schedules import muon_momentum, rate_multiplier
-from nanochat_core.specs import OptimizerSpec, Precision
+from nanochat_core.optim.schedules import muon_decay, muon_momentum, rate_multiplier
+from nanochat_core.specs import OptimizerSpec
 
 LossFunction = Callable[[GPT, Tensor, Tensor], Tensor]
 
@@ -43,7 +42,6 @@ class TrainState:
     model: GPT
     optimizer: MuonAdamW
     loader: Loader
-    precision: Precision
     step: int = 0
     tokens: int = 0
 
@@ -83,8 +81,7 @@ def train_step(
     trained = world.sum_((targets != IGNORED).sum().to(device, world.sum_dtype)).clamp(min=1)
     total = torch.zeros((), dtype=world.sum_dtype, device=device)
     for micro_idx, micro_targets in micro_batches(idx, targets, micro_rows, micro_tokens):
-        with arithmetic(device, state.precision):
-            loss = loss_function(state.model, micro_idx.to(device), micro_targets.to(device))
+        loss = loss_function(state.model, micro_idx.to(device), micro_targets.to(device))
         (loss / trained.to(loss.dtype)).backward()
         total += loss.detach()
     # One reduction for loss, tokens and the wish to stop, so that all ranks stop after the same step.
@@ -92,7 +89,7 @@ def train_step(
     loss_total, tokens, stopping = world.sum_(numbers).tolist()
     mean_loss = loss_total / trained.item()
     check_loss(mean_loss, state.step + 1)
-    norm = apply_gradients(state.model, state.optimizer, world, rates, grad_clip=grad_clip)
+    norm = state.optimizer.step(rates, grad_clip=grad_clip)
     state.step += 1
     state.tokens += int(tokens)
     return mean_loss, norm, int(tokens), stopping > 0
@@ -116,27 +113,6 @@ def check_loss(loss: float, step: int) -> None:
         )
 
 
-def apply_gradients(model: GPT, optimizer: MuonAdamW, world: World, rates: Rates, *, grad_clip: float | None) -> float:
-    """Sum the gradients over the ranks, clip them, update the weights, clear the gradients; return the global norm."""
-    parameters = list(model.parameters())
-    for parameter in parameters:
-        if parameter.grad is None:  # nothing to learn on this rank
-            parameter.grad = torch.zeros_like(parameter)
-    if world.size > 1:
-        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-        pieces = world.sum_(flat).split([parameter.numel() for parameter in parameters])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad.copy_(piece.view_as(parameter))
-    if grad_clip:
-        norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip).item()
-    else:
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]).item()
-    optimizer.step(rates)
-    for parameter in parameters:
-        parameter.grad = None
-    return norm
-
-
 @dataclass(frozen=True)
 class LoopSettings:
     """How long to train, at which rates, in what pieces."""
@@ -146,12 +122,22 @@ class LoopSettings:
     micro_rows: int
     micro_tokens: int | None = None  # instead of micro_rows, where steps differ in how long their rows are
     use_compile: bool = False
+    batch_factor: float = 1.0  # on the rates, for the size of the batch
 
 
 def scheduled_rates(state: TrainState, settings: LoopSettings) -> tuple[Rates, float]:
     """Return the rates of the state's next step, and the schedule's multiplier in them."""
-    multiplier = rate_multiplier(settings.optimizer, state.step, settings.steps)
-    return rates_at(settings.optimizer, state.model.spec.n_embd, multiplier, muon_momentum(state.step)), multiplier
+    spec, step, steps = settings.optimizer, state.step, settings.steps
+    multiplier = rate_multiplier(spec, step, steps)
+    rates = rates_at(
+        spec,
+        state.model.spec.n_embd,
+        multiplier,
+        muon_momentum(spec, step, steps),
+        decay=muon_decay(spec, step, steps),
+        batch_factor=settings.batch_factor,
+    )
+    return rates, multiplier
 
 
 def training_steps(

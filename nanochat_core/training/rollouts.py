@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.inference.engine import Engine, Prompt, padded
 from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, token_nll
-from nanochat_core.specs import Precision, RLSpec
+from nanochat_core.specs import RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
-from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, apply_gradients, check_loss, scheduled_rates
+from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, check_loss, scheduled_rates
 
 Question = dict[str, Any]  # {"messages", "source", "meta"}: a row of the conversations
 Reward = Callable[[Question, Completion], float]
@@ -54,8 +53,8 @@ class Answered:
 class Sampler:
     """Asks the present model questions, as the spec says, and has the answers rewarded."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec, precision: Precision) -> None:
-        self._engine, self._tokenizer, self._spec, self._precision = engine, tokenizer, spec, precision
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec) -> None:
+        self._engine, self._tokenizer, self._spec = engine, tokenizer, spec
         self._reward = load_reward(spec.reward)
 
     def answer(self, questions: Sequence[Question], seeds: Sequence[int], num_samples: int) -> list[Answered]:
@@ -72,8 +71,7 @@ class Sampler:
             )
             for ids, seed in zip(prompts, seeds, strict=True)
         ]
-        with arithmetic(self._engine.model.device, self._precision):
-            answers = self._engine.generate(requests)
+        answers = self._engine.generate(requests)
         return [
             Answered(question, ids, completions, [self._reward(question, completion) for completion in completions])
             for question, ids, completions in zip(questions, prompts, answers, strict=True)
@@ -177,14 +175,13 @@ def _reinforce_step(
     rows.sort(key=lambda row: len(row[0]))
     total = 0.0
     for first in range(0, len(rows), micro_rows):
-        with arithmetic(world.device, state.precision):
-            loss = policy_loss(state.model, rows[first : first + micro_rows]) / max(tokens, 1.0)
+        loss = policy_loss(state.model, rows[first : first + micro_rows]) / max(tokens, 1.0)
         loss.backward()
         total += loss.item()
     total = world.sum_(torch.tensor(total, device=world.device, dtype=world.sum_dtype)).item()
     check_loss(total, state.step + 1)
     rates, multiplier = scheduled_rates(state, settings)
-    norm = apply_gradients(state.model, state.optimizer, world, rates, grad_clip=settings.optimizer.grad_clip)
+    norm = state.optimizer.step(rates, grad_clip=settings.optimizer.grad_clip)
     state.step += 1
     state.tokens += int(tokens)
     extra = {"rl/reward": reward_sum / samples, "rl/tokens_per_sample": tokens / samples}

@@ -142,7 +142,7 @@ def save(run: TrainingRun) -> Path:
         Checkpoint(
             meta=meta,
             model=dict(state.model.state_dict()),
-            optimizer=state.optimizer.state,
+            optimizer=state.optimizer.pieces(),
             loader=state.loader.state() | _random_state(run.world),
         ),
         run.world,

@@ -15,23 +15,22 @@ from torch import Tensor
 from nanochat_core import checkpoint
 from nanochat_core.data.shards import TextShards
 from nanochat_core.data.validation_rows import validation_rows
-from nanochat_core.device import arithmetic
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, token_nll
-from nanochat_core.specs import PACKING, Precision
+from nanochat_core.specs import PACKING
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 
 def bits_per_byte(
-    model: GPT, rows: Tensor, token_bytes: Tensor, world: World, *, batch_rows: int, precision: Precision = "fp32"
+    model: GPT, rows: Tensor, token_bytes: Tensor, world: World, *, batch_rows: int
 ) -> float:
     """Return the bpb of `model` on `rows` (n, T + 1), int64; `token_bytes` (V,) is the length of each token.
 
     The ranks share the rows; all return the same number.
     """
     batches = row_batches(rows, world, batch_rows=batch_rows)
-    return held_out_losses(model, batches, token_bytes, world, precision)["val/bpb"]
+    return held_out_losses(model, batches, token_bytes, world)["val/bpb"]
 
 
 def row_batches(rows: Tensor, world: World, *, batch_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -48,7 +47,6 @@ def held_out_losses(
     batches: Iterable[tuple[Tensor, Tensor]],
     token_bytes: Tensor,
     world: World,
-    precision: Precision,
 ) -> dict[str, float]:
     """Return {"val/loss": mean nats of the learned tokens, "val/bpb": their bits per byte} over all ranks' batches.
 
@@ -60,8 +58,7 @@ def held_out_losses(
         idx, targets = idx.to(world.device), targets.to(world.device)
         is_learned = targets != IGNORED
         sizes = token_bytes[targets.clamp(min=0)] * is_learned
-        with arithmetic(world.device, precision):
-            losses = token_nll(model, idx, targets)
+        losses = token_nll(model, idx, targets)
         parts = (losses * (sizes > 0), sizes, losses, is_learned)
         sums += torch.stack([part.sum(dtype=world.sum_dtype) for part in parts])
     nats_of_bytes, size, nats, count = world.sum_(sums).tolist()
@@ -91,4 +88,4 @@ def measure_bpb(
         packing=PACKING[meta.model.arch],
     )
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
-    return bits_per_byte(model, rows, token_bytes, world, batch_rows=32, precision=meta.precision)
+    return bits_per_byte(model, rows, token_bytes, world, batch_rows=32)

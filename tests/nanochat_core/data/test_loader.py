@@ -116,7 +116,7 @@ def test_best_fit_gives_every_token_of_an_epoch_once(loaders: Loaders, paths: li
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("world_size", [2, 4, 8])
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
 def test_the_rows_of_a_step_do_not_depend_on_the_number_of_ranks(
     loaders: Loaders, packing: Packing, world_size: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_no_rank_tokenises_a_document_of_another(loaders: Loaders, paths: list[P
 @given(
     packing=st.sampled_from(PACKINGS),
     steps=st.integers(0, 400),
-    worlds=st.sampled_from([(1, 2), (2, 1), (4, 2), (1, 1)]),
+    worlds=st.sampled_from([(1, 2), (2, 1), (4, 3), (1, 1)]),
 )
 @settings(max_examples=12)
 def test_a_loader_that_is_given_another_s_state_goes_on_exactly(
@@ -223,12 +223,31 @@ def test_what_packing_did_is_counted(loaders: Loaders) -> None:
     assert counts.split > 100 and 0 < counts.cut < counts.rows  # most documents here are longer than 64 bytes
 
 
-def test_ranks_that_do_not_divide_the_lanes_are_refused() -> None:
-    for ranks in (3, 128):
-        with pytest.raises(SpecError, match=f"{ranks} ranks cannot share 64 lanes evenly: choose 1, 2, 4"):
-            lanes_of(768, ranks)
-    with pytest.raises(SpecError, match="12 rows a step go to 4 lanes, which 8 ranks cannot share evenly"):
+def test_there_are_as_many_lanes_for_any_number_of_ranks_and_none_goes_without() -> None:
+    assert [lanes_of(768, ranks) for ranks in (1, 3, 7, 64)] == [64] * 4
+    with pytest.raises(SpecError, match="768 rows a step go to 64 lanes, fewer than the 65 ranks"):
+        lanes_of(768, 65)
+    with pytest.raises(SpecError, match="12 rows a step go to 4 lanes, fewer than the 8 ranks"):
         lanes_of(12, 8)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("workers", [None, 0])
+@pytest.mark.parametrize("steps", [0, 30, 200])
+def test_a_loader_names_every_document_of_its_next_rows_and_goes_on_as_if_nobody_had_asked(
+    loaders: Loaders, packing: Packing, workers: int | None, steps: int
+) -> None:
+    asked, other = (loaders.make(packing, 1, 2, workers=workers) for _ in range(2))
+    for _ in range(steps):
+        asked.rows()
+        other.rows()
+    texts = {"a.parquet": TEXTS[:1001], "b.parquet": TEXTS[1001:]}
+    named = [texts[shard][number] for shard, numbers in asked.origins().items() for number in numbers]
+    for row in other.rows():
+        for part in bytes(row[row < 256].astype(np.uint8)).decode().split(".")[1:-1]:
+            assert any(part in text for text in named)
+    assert len(named) <= 4 * 65  # of four rows; each document has a token in one
+    assert np.array_equal(asked.rows(), other.rows())
 
 
 def test_fewer_documents_than_lanes_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
-from nanochat_core.specs import ModelSpec
+from nanochat_core.specs import Arch, ModelSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from tests.fakes import byte_tokenizer
 
@@ -14,9 +14,9 @@ TOKENIZER = byte_tokenizer()
 PROMPTS = ["a", "hello there", "12*7", "the cat sat on the mat"]
 
 
-def random_model(seed: int = 0, n_kv_head: int = 2) -> GPT:
+def random_model(seed: int = 0, n_kv_head: int = 2, arch: Arch = "classic") -> GPT:
     """Return a model that says different things after different prompts."""
-    spec = ModelSpec(depth=2, n_embd=32, n_head=4, n_kv_head=n_kv_head, sequence_len=32)
+    spec = ModelSpec(arch=arch, depth=2, n_embd=32, n_head=4, n_kv_head=n_kv_head, sequence_len=32)
     model = GPT(spec, TOKENIZER.vocab_size)
     init_weights(model, seed)
     generator = torch.Generator().manual_seed(seed)

@@ -36,6 +36,10 @@ class Counting:
     def load(self, state: dict[str, Tensor]) -> None:
         self.step = int(state["step"])
 
+    def origins(self) -> dict[str, list[int]]:
+        self.rows()
+        return {"counted": [self.step]}
+
     def close(self) -> None:
         self.is_closed = True
 
@@ -64,6 +68,26 @@ def test_a_state_is_that_of_the_steps_taken_and_not_of_those_made_ahead(steps: i
         assert stopped.state() == whole.state()  # a checkpoint says nothing of how often its run was stopped
 
 
+@pytest.mark.parametrize("steps", [1, SNAPSHOT_EVERY, SNAPSHOT_EVERY + 1])
+def test_it_says_where_the_last_batch_is_from_and_goes_on_as_if_nobody_had_asked(steps: int) -> None:
+    with contextlib.closing(Feed(Counting(), CPU)) as feed:
+        for _ in range(steps):
+            feed.batch()
+        assert feed.origins() == {"counted": [steps]}
+        assert int(feed.batch()[0][0, 0]) == steps + 1
+
+
+def test_a_feed_goes_back_to_an_earlier_state_in_the_middle_of_its_work() -> None:
+    with contextlib.closing(Feed(Counting(), CPU)) as feed:
+        for _ in range(3):
+            feed.batch()
+        state = feed.state()
+        for _ in range(SNAPSHOT_EVERY + 5):
+            feed.batch()
+        feed.load(state)
+        assert int(feed.batch()[0][0, 0]) == 4 and feed.counts.rows == 2 * 4
+
+
 def test_an_error_of_the_loader_reaches_the_training() -> None:
     with contextlib.closing(Feed(Counting(last=2), CPU)) as feed:
         feed.batch()
@@ -76,8 +100,9 @@ def test_closing_stops_the_thread_and_the_loader() -> None:
     loader = Counting()
     feed = Feed(loader, CPU)
     feed.batch()
+    thread = feed._thread
     feed.close()
-    assert loader.is_closed and not feed._thread.is_alive()
+    assert loader.is_closed and not thread.is_alive()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])

@@ -1,0 +1,31 @@
+"""Checkpoints: folders that are whole or absent, loadable at any world size, without unpickling.
+
+    checkpoints/step_00000400/{model.safetensors, optimizer.rank00000.safetensors, loader.rank00000.safetensors, meta.json}
+
+Each rank writes its own part of the optimizer's and of the loader's state. Written under a temporary name, fsynced,
+renamed (`saver.py`). `meta.json` holds the step, the shape of the model, the hash of its tokenizer, the digest of its
+data, and the SHA-256 of every other file and of itself: a changed byte is refused by name (`reading.py`). Formats of
+earlier versions are brought up to date while they are loaded (`migration.py`).
+"""
+
+from nanochat_core.checkpoint.folders import MODEL_FILE, all_checkpoints, folder_name, latest
+from nanochat_core.checkpoint.meta import FORMAT_VERSION, META_FILE, Checkpoint, CheckpointMeta, read_meta
+from nanochat_core.checkpoint.reading import load, load_model, load_weights
+from nanochat_core.checkpoint.saver import Saver, save
+
+__all__ = [
+    "FORMAT_VERSION",
+    "META_FILE",
+    "MODEL_FILE",
+    "Checkpoint",
+    "CheckpointMeta",
+    "Saver",
+    "all_checkpoints",
+    "folder_name",
+    "latest",
+    "load",
+    "load_model",
+    "load_weights",
+    "read_meta",
+    "save",
+]
