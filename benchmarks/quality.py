@@ -263,8 +263,14 @@ def mean_bpb(runs: dict[int, dict[str, Any]]) -> float:
 
 
 def spread(*arms: dict[int, dict[str, Any]]) -> float:
-    """Return the largest distance between two seeds of one arm."""
-    return max(max(bpbs(runs)) - min(bpbs(runs)) for runs in arms)
+    """Return the largest distance between two seeds of one arm; infinite where a run diverged."""
+    values = [bpbs(runs) for runs in arms]
+    return max(max(arm) - min(arm) if math.isfinite(max(arm)) else math.inf for arm in values)
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON can hold."""
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def gap_bar(found: dict[str, dict[int, dict[str, Any]]], better: str, worse: str) -> dict[str, Any]:
@@ -275,7 +281,7 @@ def gap_bar(found: dict[str, dict[int, dict[str, Any]]], better: str, worse: str
     low, high = ({seed: found[arm][seed] for seed in common} for arm in (better, worse))
     gap, limit = mean_bpb(high) - mean_bpb(low), spread(low, high)
     seeds = f"{len(common)} seeds" if len(common) > 1 else "1 seed, spread unknown"
-    return {"value": round(gap, 5), "bar": f"> {limit:.5f} ({seeds})", "ok": gap > limit}
+    return {"value": finite(gap), "bar": f"> {limit:.5f} ({seeds})", "ok": gap > limit}
 
 
 def summary(found: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
@@ -285,23 +291,24 @@ def summary(found: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
         first = next(iter(runs.values()))
         rows[arm] = {
             "bpb": {str(seed): runs[seed]["bpb"] for seed in sorted(runs)},
-            "mean_bpb": round(mean_bpb(runs), 5),
-            "spread": round(spread(runs), 5),
+            "mean_bpb": finite(mean_bpb(runs)),
+            "spread": finite(spread(runs)),
             "parameters": first["parameters"],
             "tokens_per_second": round(statistics.median(run["tokens_per_second"] for run in runs.values())),
         }
         if "full" in found and (common := set(found["full"]) & set(runs)):
             paired = ({seed: found[name][seed] for seed in common} for name in (arm, "full"))
             ours, full = map(mean_bpb, paired)
-            rows[arm]["above_full"] = round(ours - full, 5)
+            rows[arm]["above_full"] = finite(ours - full)
     return rows
 
 
 def print_table(rows: dict[str, Any], bars: dict[str, Any]) -> None:
     table = Table("arm", "bpb", "spread", "seeds", "above full", "parameters", "tok/s")
     for arm, row in rows.items():
-        above = f"{row['above_full']:+.4f}" if "above_full" in row else ""
-        numbers = (f"{row['mean_bpb']:.4f}", f"{row['spread']:.4f}", str(len(row["bpb"])), above)
+        bpb, width, above = (row.get(name) for name in ("mean_bpb", "spread", "above_full"))
+        numbers = [f"{value:.4f}" if value is not None else "diverged" for value in (bpb, width)]
+        numbers += [str(len(row["bpb"])), f"{above:+.4f}" if above is not None else ""]
         table.add_row(arm, *numbers, f"{row['parameters']:,}", f"{row['tokens_per_second']:,}")
     Console().print(table)
     for name, bar in bars.items():
