@@ -3,6 +3,9 @@
 L layers, B rows, H query heads, K key/value heads, S capacity in tokens, T new tokens, D head size.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -35,7 +38,11 @@ class KVCache:
         self._new = x
         return torch.cat([self._last.to(x.dtype), x[:, :-1]], dim=1)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer: int) -> Callable[[Tensor, Tensor, Tensor, int | None], Tensor]:
+        """Return the attention of one layer, to be called with q, k, v and the window."""
+        return partial(self._attend, layer)
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         """Store k and v (B, K, T, D) behind each row and return the attention (B, H, T, D) of q over the row.
 
         Position i sees those from i − window on, or all before it.

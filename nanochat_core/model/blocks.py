@@ -14,8 +14,8 @@ class BlockSet:
     """The ingredients of a model.
 
     rope_base: of the rotary positions (Su et al. 2021). qk_gain: factor on the normalised queries and on the keys.
-    value_embeddings: every second layer adds a gated table of token values to v (Zhou et al. 2024). smear: each embedding
-    takes a share of the one before. backout: the stream of the middle layer is taken away again at the end.
+    value_embeddings: every second layer adds a gated table of token values to v (Zhou et al. 2024). smear: each
+    embedding takes a share of the one before. backout: the stream of the middle layer is taken away again at the end.
     residual_scalars: each layer scales the stream and adds the embedding again. windows: most layers see few keys.
     padded_vocab: tables have a multiple of this many rows.
     """

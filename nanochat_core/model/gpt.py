@@ -82,7 +82,7 @@ class Attention(nn.Module):
             self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head)
 
     def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, cache: "KVCache | None") -> Tensor:
-        """Return (B, T, C) for the normalised stream x (B, T, C); `values` (B, T, K·D) are this layer's of the tokens."""
+        """Return (B, T, C) for the normalised stream x (B, T, C); `values` (B, T, K·D) are the layer's own."""
         rows, length, _ = x.shape
         q = self.c_q(x).view(rows, length, self.n_head, self.head_size)  # (B, T, H, D)
         k = self.c_k(x).view(rows, length, self.n_kv_head, self.head_size)  # (B, T, K, D)
@@ -93,10 +93,8 @@ class Attention(nn.Module):
         q, k = rms_norm(rotate(q, *rotary)), rms_norm(rotate(k, *rotary))
         q = q * self.qk_gain**2  # the gain of q and that of k at once
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H | K, T, D)
-        if cache is None:
-            y = causal_attention(q, k, v, self.window)
-        else:
-            y = cache.attend(self.layer, q, k, v, self.window)  # (B, H, T, D)
+        attend = causal_attention if cache is None else cache.attend(self.layer)
+        y = attend(q, k, v, self.window)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(rows, length, -1))  # (B, T, C)
 
 

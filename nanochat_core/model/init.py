@@ -1,8 +1,8 @@
 """Initial weights, from a seed alone: the same on every device and for any number of ranks.
 
-`classic`: a matrix (out x in) is normal with standard deviation min(1, √(out/in)) / √in (spectral condition, Yang et al.
-2023), the embedding normal with standard deviation 1, the head zero. `full`: uniform matrices, in each its own standard
-deviation (nanochat, July 2026). In both, the projections back into the residual stream are zero.
+`classic`: a matrix (out x in) is normal with standard deviation min(1, √(out/in)) / √in (spectral condition, Yang et
+al. 2023), the embedding normal with standard deviation 1, the head zero. `full`: uniform matrices, in each its own
+standard deviation (nanochat, July 2026). In both, the projections back into the residual stream are zero.
 """
 
 import math

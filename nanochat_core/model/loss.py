@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_core.model.gpt import LOGIT_CAP, GPT
+from nanochat_core.model.gpt import GPT, LOGIT_CAP
 
 IGNORED = -1
 CPU_ROWS, GPU_ROWS = 64, 8192  # rows of logits at a time: 8 MiB of float32 at V = 32,768 on a CPU
@@ -29,9 +29,7 @@ def token_nll(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
 
 
 def _row_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(
-        model.logits(hidden), targets, ignore_index=IGNORED, reduction="none"
-    )
+    return torch.nn.functional.cross_entropy(model.logits(hidden), targets, ignore_index=IGNORED, reduction="none")
 
 
 def loss_sum(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:

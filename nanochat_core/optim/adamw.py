@@ -1,6 +1,6 @@
 """AdamW (Loshchilov and Hutter 2019) for tables and scalars, through torch's fused kernel.
 
-    p ← p·(1 − η·wd);  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − (η/(1−β₁ᵗ))·m / (√(v/(1−β₂ᵗ)) + ε)
+p ← p·(1 − η·wd);  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − (η/(1−β₁ᵗ))·m / (√(v/(1−β₂ᵗ)) + ε)
 """
 
 import torch

@@ -40,7 +40,7 @@ def iterate(x: Tensor, coefficients: tuple[tuple[float, float, float], ...]) -> 
 
 
 def newton_schulz(x: Tensor) -> Tensor:
-    """Return the nearest semi-orthogonal matrices, roughly (singular values in about .7 to 1.2), of a stack (K, m, n)."""
+    """Return the nearest semi-orthogonal matrices, roughly (singular values of about .7 to 1.2), of a stack."""
     return iterate(x / (norm(x) + 1e-7), NEWTON_SCHULZ)
 
 

@@ -1,4 +1,4 @@
-"""The optimizer of both architectures, one class for one rank and many: AdamW for tables and scalars, Muon for matrices.
+"""The optimizer, one class for one rank and many: AdamW for tables and scalars, Muon for matrices.
 
 Over several ranks it is ZeRO-1 (Rajbhandari et al. 2020): each rank keeps the state of its part, gets the summed
 gradient of that part alone, updates it and gives it to the others. Parts (optim/parts.py) send and receive while others

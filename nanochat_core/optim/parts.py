@@ -83,9 +83,7 @@ class ScalarPart:
 
     def update(self, rates: RatesLike, step: int) -> None:
         lr = getattr(rates, self._group)
-        adamw_step(
-            self._parameter, self._parameter.grad, self._m, self._v, step=step, lr=lr, group=self._constants
-        )
+        adamw_step(self._parameter, self._parameter.grad, self._m, self._v, step=step, lr=lr, group=self._constants)
 
     def start_gather(self) -> None:
         pass
@@ -165,9 +163,7 @@ class TablePart:
 class MatrixPart:
     """The matrices of one shape under Muon: each rank keeps the state of whole matrices, and orthogonalises those."""
 
-    def __init__(
-        self, parameters: dict[str, nn.Parameter], owners: list[int], recipe: Recipe, world: World
-    ) -> None:
+    def __init__(self, parameters: dict[str, nn.Parameter], owners: list[int], recipe: Recipe, world: World) -> None:
         self._recipe, self._world = recipe, world
         self._by_rank = [
             [name for name, owner in zip(parameters, owners, strict=True) if owner == rank]

@@ -47,6 +47,7 @@ CHOICES: dict[str, Any] = {
     "force": [("sft",)],
     "mask": ("none", "assistant"),
     "mode": ("local", "multinode"),
+    "momentum_final": [0.9],
     "mixture": [({"task": "Other"},)],
     "packing": ("stream", "best_fit"),
     "precision": ("bf16", "fp32"),

@@ -1,4 +1,4 @@
-"""Both architectures are the reference's model and optimizer: its arrays, computed in float32 on CPU, come out again."""
+"""Both architectures are the reference's model and optimizer: its arrays, in float32 on the CPU, come out again."""
 
 import subprocess
 import sys

@@ -74,7 +74,7 @@ def test_a_token_does_not_see_what_comes_after_it_nor_other_rows() -> None:
 def test_queries_and_keys_see_only_how_far_apart_they_are() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 16, generator=generator)
-    cos, sin = rotary_tables(64, 16, CPU)
+    cos, sin = rotary_tables(64, 16, 10_000.0, CPU)
     turned = [[rotate(x, cos[[t], None], sin[[t], None]) for t in range(64)] for x in (q, k)]
     for distance in (0, 1, 9):
         products = torch.stack([(turned[0][t + distance] * turned[1][t]).sum() for t in range(50)])

@@ -79,7 +79,7 @@ def test_the_polar_factor_is_that_of_the_svd(shape: tuple[int, int]) -> None:
     ]
     assert cosines[0] < 0.92
     assert cosines[1] > 0.98
-    assert cosines[2] > 0.998
+    assert cosines[2] > 0.995
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -16,11 +16,7 @@ from tests.nanochat_core.stages.stage_folders import Workbench
     [
         ({"steps": None, "total_batch_tokens": None}, "steps, total_batch_tokens must be given"),
         ({"model": ModelSpec(depth=1)}, "n_embd, n_head, n_kv_head must be given"),
-        (
-            {"model": ModelSpec(arch="full", depth=1, n_embd=32, n_head=2, n_kv_head=2)},
-            "arch 'full' in 'fp32' is not built yet",
-        ),
-        ({"precision": "fp8"}, "arch 'classic' in 'fp8' is not built yet"),
+        ({"precision": "fp8"}, "precision 'fp8' is not built yet"),
     ],
 )
 def test_a_spec_that_is_not_whole_or_not_built_is_refused(
