@@ -18,6 +18,7 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 ROW_EPS, VARIANCE_EPS = 1e-6, 1e-10
+TINY = 1e-10  # the norm of a matrix that had no gradient yet, as behind a projection that is still zero
 
 
 def norm(x: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def polar_express(x: Tensor) -> Tensor:
     rows, columns = x.shape[-2:]
     x = x * (norm(x) / rows**0.5 / x.norm(dim=-1, keepdim=True).clamp(min=ROW_EPS))
     x = iterate(x / (1.01 * norm(x) + 1e-6), POLAR_EXPRESS)
-    return x * (min(rows, columns) ** 0.5 / norm(x))
+    return x * (min(rows, columns) ** 0.5 / norm(x).clamp(min=TINY))
 
 
 def reduce_variance(x: Tensor, variance: Tensor, beta: float) -> Tensor:
@@ -60,7 +61,7 @@ def reduce_variance(x: Tensor, variance: Tensor, beta: float) -> Tensor:
     across = -1 if variance.size(-1) == 1 else -2
     variance.lerp_(x.square().mean(dim=across, keepdim=True), 1 - beta)
     scaled = x * variance.clamp(min=VARIANCE_EPS).rsqrt()
-    return scaled * (norm(x) / norm(scaled))
+    return scaled * (norm(x) / norm(scaled).clamp(min=TINY))
 
 
 def variance_shape(rows: int, columns: int) -> tuple[int, int]:

@@ -120,6 +120,16 @@ def test_muon_is_blind_to_the_scale_of_the_gradient() -> None:
     torch.testing.assert_close(*updates, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_matrix_without_a_gradient_stays_where_it_is(shape: tuple[int, int]) -> None:
+    zeros, variance = torch.zeros(1, *shape), torch.zeros(1, *variance_shape(*shape))
+    for recipe in (CLASSIC, FULL):
+        update = muon_update(
+            zeros, zeros.clone(), variance if recipe is FULL else None, recipe, mu=0.9, dtype=zeros.dtype
+        )
+        assert torch.equal(update, zeros)
+
+
 def test_tall_matrices_move_further_and_a_cautious_decay_goes_only_with_the_update() -> None:
     update = torch.tensor([[1.0], [-1.0], [1.0], [0.0]])
     start = torch.tensor([[2.0], [2.0], [-2.0], [2.0]])
