@@ -10,6 +10,7 @@ from nanochat_core.checkpoint.folders import META_FILE, MODEL_FILE, latest
 from nanochat_core.checkpoint.meta import Checkpoint, CheckpointMeta, changed, read_meta
 from nanochat_core.checkpoint.migration import OPTIMIZER_FILE_1, pieces_of_format_1
 from nanochat_core.checkpoint.tensor_file import StoredTensors, verify
+from nanochat_core.device import compute_dtype
 from nanochat_core.errors import CheckpointError
 from nanochat_core.model.gpt import GPT
 
@@ -56,7 +57,7 @@ def load_weights(path: Path, *, tokenizer_hash: str, device: torch.device) -> tu
 
 
 def load_model(folder: Path, *, tokenizer_hash: str, device: torch.device) -> tuple[GPT, CheckpointMeta]:
-    """Return the newest model of an artifact folder (or of a checkpoint folder), in float32, and its meta.
+    """Return the newest model of an artifact folder (or of a checkpoint folder), and its meta.
 
     Raises CheckpointError where there is none, it is damaged, or the tokenizer is another one.
     """
@@ -68,6 +69,7 @@ def load_model(folder: Path, *, tokenizer_hash: str, device: torch.device) -> tu
         model = GPT(meta.model, meta.vocab_size)
     check_shapes(path, model, weights)
     model.load_state_dict(weights, assign=True)
+    model.compute_dtype = compute_dtype(meta.precision)
     return model, meta
 
 

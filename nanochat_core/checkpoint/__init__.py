@@ -1,6 +1,6 @@
 """Checkpoints: folders that are whole or absent, loadable at any world size, without unpickling.
 
-    checkpoints/step_00000400/{model.safetensors, optimizer.rank00000.safetensors, loader.rank00000.safetensors, meta.json}
+    checkpoints/step_00000400/{model, optimizer.rank00000, loader.rank00000}.safetensors and meta.json
 
 Each rank writes its own part of the optimizer's and of the loader's state. Written under a temporary name, fsynced,
 renamed (`saver.py`). `meta.json` holds the step, the shape of the model, the hash of its tokenizer, the digest of its

@@ -16,7 +16,9 @@ TABLES_1 = {"embedding": "wte.weight", "head": "lm_head.weight"}
 def pieces_of_format_1(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the optimizer's state of format 1 as pieces; `weights` are the model's, in the order of its parameters."""
     pieces = {
-        f"{parameter}/{slot}@0": state[f"{table}.{slot}"] for table, parameter in TABLES_1.items() for slot in ("m", "v")
+        f"{parameter}/{slot}@0": state[f"{table}.{slot}"]
+        for table, parameter in TABLES_1.items()
+        for slot in ("m", "v")
     }
     taken: dict[str, int] = {}
     for name in _matrices(weights):

@@ -36,7 +36,8 @@ CHUNK_BYTES = 1 << 24
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write `tensors` through to the disk and return the file's SHA-256."""
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), DTYPES[item[1].dtype], item[0])))
+    order = list(DTYPES)
+    ordered = dict(sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0])))
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         for data in _parts(ordered):
