@@ -9,10 +9,11 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from rich.table import Table
 
-from flows import environment, launch, prefect_server
+from flows import environment, launch, plan_table, prefect_server
 from flows.data_cli import data
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
+from nanochat_core import plan as planning
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import DataSource, LaunchSpec, PipelineSpec, with_changes
 
@@ -231,25 +232,23 @@ def join(
 
 @app.command()
 @in_one_line
-def plan(recipe: Recipe, data: Data = None, data_path: DataPath = None, changes: Changes = None) -> None:
-    """Show every number that derives from a recipe; nothing is run."""
-    spec = recipes.resolve(build_spec(recipe, data=data, data_path=data_path, changes=changes))
-    table = Table(
-        "", "value", title=f"{recipe}: {(recipes.RECIPES[recipe].__doc__ or '').strip()}", title_justify="left"
-    )
-    table.columns[1].justify = "right"
-    for name, value in recipes.plan(spec).items():
-        table.add_row(name, number(value))
-    console.print(table)
-    if reason := recipes.unsupported(spec):
-        console.print(f"Note: {reason}", markup=False)
-
-
-def number(value: Any) -> str:
-    """Return a number as people read it: 560,988,160 and 4.003e+19."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def plan(
+    recipe: Recipe,
+    data: Data = None,
+    data_path: DataPath = None,
+    changes: Changes = None,
+    hardware: Annotated[str | None, typer.Option(help="GPUs to plan for, like 8xH100; default: this machine")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: one JSON object")] = False,
+) -> None:
+    """Show what a recipe takes: every derived number, memory, time and cost. Nothing is run."""
+    numbers = planning.plan(build_spec(recipe, data=data, data_path=data_path, changes=changes), hardware)
+    if as_json:
+        typer.echo(json.dumps(numbers, indent=1))
+        return
+    title = f"{recipe}: {(recipes.RECIPES[recipe].__doc__ or '').strip()}"
+    console.print(plan_table.table_of(numbers, title))
+    for note in numbers["notes"]:
+        tell(f"Note: {note}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Any
 from flows.run_names import differences
 from nanochat_core import recipes
 from nanochat_core.errors import NanochatError
+from nanochat_core.plan import derived_numbers
 from nanochat_core.specs import PipelineSpec, Spec
 
 LONGEST = 5000  # characters of a value; MLflow cuts at 6,000 without a word
@@ -43,9 +44,9 @@ COMPARED = (  # of a stage's headline metrics, what the parent run shows: its pa
     "reward_after",
 )
 DERIVED = {
-    "training tokens": "derived.tokens",
-    "training FLOPs": "derived.flops",
-    "FLOPs per token": "derived.flops_per_token",
+    "tokens": "derived.tokens",
+    "flops": "derived.flops",
+    "flops_per_token": "derived.flops_per_token",
 }
 NO_PARAMS = {"run_name", "force"}
 
@@ -55,8 +56,8 @@ def parent_params(spec: PipelineSpec) -> dict[str, str]:
     every = flat(spec.model_dump(mode="json"))
     params = {name: every[name] for name in ALWAYS if name in every}
     with contextlib.suppress(NanochatError, TypeError):  # a spec that was not resolved has no derived numbers
-        plan = recipes.plan(spec)
-        params |= {name: f"{plan[label]:g}" for label, name in DERIVED.items()}
+        numbers = derived_numbers(spec)
+        params |= {name: f"{numbers[label]:g}" for label, name in DERIVED.items()}
     return params | changed_params(spec)
 
 

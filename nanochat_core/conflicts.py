@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nanochat_core.errors import did_you_mean
+from nanochat_core.model.accounting import SMEAR_CHANNELS
 from nanochat_core.specs import (
     ConversationsSpec,
     EvaluateSpec,
@@ -110,6 +111,11 @@ def _names(spec: PipelineSpec) -> Iterator[str]:
 
 def _shape(spec: PipelineSpec) -> Iterator[str]:
     model = spec.pretrain.model
+    if model.arch == "full" and model.n_embd < SMEAR_CHANNELS:
+        yield (
+            f"pretrain.model.n_embd: width {model.n_embd}; arch 'full' reads {SMEAR_CHANNELS} channels of each token, "
+            "expected as many or more"
+        )
     if model.n_embd % model.n_head:
         yield f"pretrain.model.n_head: width {model.n_embd} is not divisible by {model.n_head} heads"
     elif (model.n_embd // model.n_head) % 2:

@@ -14,7 +14,7 @@ from nanochat_core.errors import SpecError
 from nanochat_core.specs import Precision
 
 TERA = 1e12
-PUBLISHED_RUN = "what nanochat's runs were billed at: $1,000 for 41.6 h of eight"
+PUBLISHED_RUN = "as nanochat's d32 was billed"  # $1,000 for 41.6 h of eight
 RUNPOD = "RunPod's list, March 2026"
 LAMBDA = "Lambda's list, September 2026"
 VENDORS = ("nvidia", "geforce", "tesla", "amd", "instinct")  # left out of names before they are compared
@@ -138,8 +138,8 @@ def parse_hardware(text: str) -> tuple[int, GPU]:
 def _close_names(name: str) -> str:
     """Return " (did you mean 'H100'?)" with the three closest GPUs at most, or the list of all.
 
-    >>> _close_names("A1000")
-    " (did you mean 'A100 80GB' or 'A100 80GB PCIe'?)"
+    >>> _close_names("H10")
+    " (did you mean 'H100' or 'H100 NVL'?)"
     """
     known = _by_plain_name()
     close = dict.fromkeys(known[plain].name for plain in difflib.get_close_matches(_plain(name), known, n=3))

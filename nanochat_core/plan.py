@@ -2,19 +2,21 @@
 
     time = FLOPs / (GPUs x peak x utilisation)
 
-The utilisation (MFU) is the one that nanochat's own runs reached on 8xH100, models of 24 and 26 layers: 50 % of the bf16
-peak in bf16, and as much work as 59 % of the bf16 peak in FP8 (its leaderboard of March 2026). Smaller models reach less.
+The utilisation (MFU) is what nanochat's runs on 8xH100 reached with 24 and 26 layers: 50 % of the bf16 peak in bf16,
+and as much work as 59 % of the bf16 peak in FP8 (its leaderboard of March 2026). Smaller models reach less.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from nanochat_core import hardware, recipes
+from nanochat_core.conflicts import MAX_LANES
 from nanochat_core.gpus import GPU, find_gpu, parse_hardware
 from nanochat_core.model.accounting import flops_per_token, kv_bytes_per_token, parameter_counts, scaling_parameters
-from nanochat_core.model.memory import MEMORY_SHARE, inference_memory, largest_micro_rows, training_memory
+from nanochat_core.model.memory import MEMORY_SHARE, inference_memory, micro_rows, training_memory
 from nanochat_core.optim import scaling
 from nanochat_core.specs import LaunchSpec, PipelineSpec, Precision
 
@@ -38,7 +40,7 @@ def plan(spec: PipelineSpec, asked: str | None = None) -> dict[str, Any]:
 
     Raises SpecError for unknown hardware, and for what cannot work there.
     """
-    machine = named_machine(asked) if asked else machine_at_hand(spec.launch)
+    machine = named_machine(asked) if asked is not None else machine_at_hand(recipes.resolve(spec).launch)
     launch = spec.launch.model_copy(
         update={"nproc_per_node": machine.ranks, "nnodes": 1, "mode": "local", "rdzv_endpoint": None}
     )
@@ -110,6 +112,16 @@ def machine_at_hand(launch: LaunchSpec) -> Machine:
     return Machine(f"{here.cores} cores ({here.cpu})", count * launch.nnodes, memory, None, is_cuda=False)
 
 
+def busiest_rows(rows: int, ranks: int) -> int:
+    """Return the rows of a step that the busiest rank has: ranks share lanes, of equally many rows each.
+
+    >>> busiest_rows(256, 8), busiest_rows(256, 3)
+    (32, 88)
+    """
+    lanes = math.gcd(rows, MAX_LANES)
+    return -(-lanes // ranks) * (rows // lanes)
+
+
 def _steps_from(spec: PipelineSpec) -> str:
     """Say where the steps come from, with the rounding.
 
@@ -147,13 +159,13 @@ def _hardware(machine: Machine) -> dict[str, Any]:
 def _memory(spec: PipelineSpec, machine: Machine, precision: Precision) -> dict[str, Any]:
     """Return the device batch size and what a rank's memory is taken by; of one row where not even that fits."""
     pretrain, vocab_size, ranks = spec.pretrain, spec.tokenizer.vocab_size, machine.ranks
-    rows_per_rank = pretrain.total_batch_tokens // pretrain.model.sequence_len // ranks
+    rows_per_rank = busiest_rows(pretrain.total_batch_tokens // pretrain.model.sequence_len, ranks)
     rows = pretrain.runtime.device_batch_size
     if rows is None and machine.memory_bytes:
-        rows = largest_micro_rows(
+        rows = micro_rows(
             pretrain.model,
             vocab_size,
-            rows_per_rank=rows_per_rank,
+            rows=rows_per_rank,
             memory_bytes=machine.memory_bytes,
             precision=precision,
             ranks=ranks,
@@ -175,7 +187,9 @@ def _too_large(memory: dict[str, Any], machine: Machine, spec: PipelineSpec) -> 
     rows, needed, there = memory["device_batch_size"], memory["training_bytes"], machine.memory_bytes
     if there is None or needed <= MEMORY_SHARE * there:
         return None
-    remedy = "use a smaller model or GPUs with more memory" if rows == 1 else "lower pretrain.runtime.device_batch_size"
+    remedy = "lower pretrain.runtime.device_batch_size"
+    if rows == 1:
+        remedy = "use a smaller model, more GPUs (they share the optimizer's state) or GPUs with more memory"
     return (
         f"A micro-batch of {rows} x {spec.pretrain.model.sequence_len:,} tokens takes about {needed / 2**30:.1f} GiB, "
         f"more than {MEMORY_SHARE:.0%} of the {there / 2**30:.1f} GiB that are there; {remedy}."
@@ -194,7 +208,9 @@ def _time_and_cost(
     peak = gpu.fp32_flops if precision == "fp32" else gpu.bf16_flops
     if peak is None:
         return unknown, f"Time and cost are unknown: {gpu.name} has no {precision} of its own; {BENCHMARK}."
-    seconds = flops / (machine.ranks * peak * MFU[precision])
+    rows = spec.pretrain.total_batch_tokens // spec.pretrain.model.sequence_len
+    waiting = busiest_rows(rows, machine.ranks) * machine.ranks / rows  # all ranks wait for the busiest
+    seconds = flops * waiting / (machine.ranks * peak * MFU[precision])
     price, source = _price(spec.launch, gpu)
     tokens = spec.pretrain.steps * spec.pretrain.total_batch_tokens
     return {
@@ -212,6 +228,3 @@ def _price(launch: LaunchSpec, gpu: GPU) -> tuple[float, str]:
     if launch.gpu_hour_dollars != LaunchSpec.model_fields["gpu_hour_dollars"].default:
         return launch.gpu_hour_dollars, "launch.gpu_hour_dollars"
     return gpu.dollars_per_hour, gpu.price_source
-
-
-__all__ = ["Machine", "derived_numbers", "machine_at_hand", "named_machine", "plan"]

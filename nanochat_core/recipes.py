@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 from nanochat_core.conflicts import conflicts, obstacles
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.hardware import visible_gpus
-from nanochat_core.model.accounting import derive_shape, flops_per_token, parameter_counts
+from nanochat_core.model.accounting import derive_shape
 from nanochat_core.optim import scaling
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import (
@@ -282,32 +281,3 @@ def token_file_bytes(spec: PipelineSpec) -> int | None:
     known = characters.get(spec.download.source)
     bytes_per_token = 2 if spec.tokenizer.vocab_size <= SHORT_VOCAB else 4
     return None if known is None else int(known / scaling.CHARACTERS_PER_TOKEN) * bytes_per_token
-
-
-def plan(spec: PipelineSpec) -> dict[str, Any]:
-    """Return every derived number of a resolved spec, by name."""
-    pretrain, vocab_size = spec.pretrain, spec.tokenizer.vocab_size
-    model = pretrain.model
-    tokens = pretrain.steps * pretrain.total_batch_tokens
-    flops = flops_per_token(model, vocab_size)
-    counts = parameter_counts(model, vocab_size)
-    return {
-        "layers": model.depth,
-        "width": model.n_embd,
-        "query heads": model.n_head,
-        "key/value heads": model.n_kv_head,
-        "sequence length (tokens)": model.sequence_len,
-        "vocabulary (tokens)": vocab_size,
-        **{f"parameters, {group}": count for group, count in counts.items()},
-        "FLOPs per token": flops,
-        "batch (tokens)": pretrain.total_batch_tokens,
-        "steps": pretrain.steps,
-        "training tokens": tokens,
-        "training FLOPs": float(flops * tokens),
-        "Muon weight decay": pretrain.optimizer.weight_decay,
-        "rate factor of the batch": scaling.rate_batch_factor(model, pretrain.total_batch_tokens),
-        "rate factor of the width": scaling.rate_width_factor(model.n_embd),
-        "training shards": spec.download.train_shards,
-        "shards for the tokenizer": tokenizer_text(spec).train_shards,
-        "tokens on disk (bytes)": token_file_bytes(spec),
-    }

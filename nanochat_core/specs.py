@@ -166,20 +166,15 @@ class OptimizerSpec(Spec):
     matrix_lr: float = Field(0.02, gt=0, le=10, description="Muon's learning rate")
     embedding_lr: float = Field(0.2, gt=0, le=10, description="AdamW's learning rate of the token embedding")
     head_lr: float = Field(0.004, gt=0, le=10, description="AdamW's learning rate of the output head")
-    value_embedding_lr: float = Field(
-        0.15, gt=0, le=10, description="AdamW's learning rate of the value embeddings (arch full)"
-    )
+    value_embedding_lr: float = Field(0.15, gt=0, le=10, description="AdamW's rate of the value embeddings (arch full)")
     residual_scale_lr: float = Field(
         0.005, gt=0, le=10, description="AdamW's learning rate of the factors on the residual stream (arch full)"
     )
     input_scale_lr: float = Field(
-        0.5, gt=0, le=10, description="AdamW's learning rate of the factors on the embedding (arch full)"
+        0.5, gt=0, le=10, description="AdamW's rate of each layer's share of the input (full)"
     )
     smear_backout_lr: float = Field(
-        0.2,
-        gt=0,
-        le=10,
-        description="AdamW's learning rate of smear and backout, spared by the batch rule (arch full)",
+        0.2, gt=0, le=10, description="AdamW's learning rate of smear and backout, whatever the batch (arch full)"
     )
     lr_scale: float = Field(1.0, gt=0, le=100, description="factor on all learning rates")
     warmup_steps: int = Field(0, ge=0, le=10**9, description="steps with a rising rate")
@@ -191,10 +186,7 @@ class OptimizerSpec(Spec):
         None, ge=0, lt=1, description="Muon's momentum at the last step; empty: it stays at its peak"
     )
     weight_decay: float | None = Field(
-        None,
-        ge=0,
-        le=100,
-        description="Muon's decay at the first step, falling as half a cosine; empty: by arch and size",
+        None, ge=0, le=100, description="Muon's decay at first, then half a cosine to 0; empty: by arch and size"
     )
     grad_clip: float | None = Field(
         1.0, gt=0, le=1_000_000, description="largest norm of the whole gradient; empty: no clipping"
@@ -205,7 +197,7 @@ class TrainingRuntime(Spec):
     """How training runs, not what it computes."""
 
     device_batch_size: int | None = runtime_field(
-        None, ge=1, le=65_536, description="rows in a micro-batch on one device; empty: 32"
+        None, ge=1, le=65_536, description="rows that one device takes at a time; empty: as many as fit, on a CPU 32"
     )
     use_compile: bool | None = runtime_field(None, description="torch.compile, in pretraining; empty: on CUDA")
     log_every: int = runtime_field(10, ge=1, le=10**9, description="steps between metric lines")
@@ -240,10 +232,7 @@ class PretrainSpec(Spec):
         20.0, gt=0, le=100_000, description="training tokens for each parameter; sets the steps where these are empty"
     )
     steps: int | None = Field(
-        None,
-        ge=1,
-        le=10**9,
-        description="optimizer steps; empty: tokens_per_parameter x parameters / total_batch_tokens",
+        None, ge=1, le=10**9, description="steps; empty: tokens_per_parameter x parameters / total_batch_tokens"
     )
     total_batch_tokens: int | None = Field(
         None, ge=16, le=2**30, description="tokens in an optimizer step; empty: 524,288, or for arch full by depth"
@@ -256,6 +245,13 @@ class PretrainSpec(Spec):
     validation_every: int = Field(250, ge=1, le=10**9, description="steps between measurements of validation bpb")
     validation_tokens: int = Field(20 * 524_288, ge=1, le=10**10, description="validation tokens for one measurement")
     sample_every: int = Field(2000, ge=1, le=10**9, description="steps between samples")
+    rollback: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="times that the run may go back to its last checkpoint and leave out a batch whose loss is no "
+        "number; 0: it stops there",
+    )
     seed: int = Field(42, ge=0, le=2**53, description="random seed")
     runtime: PretrainRuntime = runtime_field(PretrainRuntime(), description="how it runs; changes no result")
 

@@ -22,6 +22,7 @@ from nanochat_core.specs import ModelSpec, Precision
 
 MEMORY_SHARE = 0.9  # of a device's memory that is planned with
 LOGIT_ROWS_CUDA, LOGIT_ROWS_CPU = 8192, 256  # rows of logits that exist at a time (model/loss.py)
+MOST_ROWS_CPU = 32  # more rows at a time gain nothing there
 BYTES_PER_LOGIT = 8  # a float32 and its gradient
 EDGE_CHANNELS = 16  # outside the layers: ~4C of embedding, smear and end, ~12C of one layer's gradients on their way
 
@@ -148,6 +149,36 @@ def largest_micro_rows(
             break
         rows //= 2
     return rows
+
+
+def micro_rows(
+    model: ModelSpec,
+    vocab_size: int,
+    *,
+    rows: int,
+    memory_bytes: int,
+    precision: Precision,
+    ranks: int = 1,
+    is_cuda: bool = True,
+) -> int:
+    """Return how many of a rank's `rows` go through the model at a time: even pieces, of as many as fit, 1 at least.
+
+    On the CPU no more than MOST_ROWS_CPU.
+
+    >>> micro_rows(ModelSpec(depth=20), 65_536, rows=88, memory_bytes=80 * 2**30, precision="bf16", ranks=3)
+    30
+    """
+    fitting = largest_micro_rows(
+        model,
+        vocab_size,
+        rows_per_rank=1 << (rows - 1).bit_length(),
+        memory_bytes=memory_bytes,
+        precision=precision,
+        ranks=ranks,
+        is_cuda=is_cuda,
+    )
+    most = max(1, fitting if is_cuda else min(fitting, MOST_ROWS_CPU))
+    return -(-rows // -(-rows // most))
 
 
 def inference_memory(

@@ -40,6 +40,18 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ({"midtrain": None, "force": ["midtrain"]}, "force: the stage midtrain is left out"),
     ({"pretrain.model.n_head": 3}, "pretrain.model.n_head: width 128 is not divisible by 3 heads"),
     ({"pretrain.model.n_embd": 20}, "pretrain.model.n_head: the head size 5 must be even"),
+    (
+        {"pretrain.model.n_embd": 1000, "pretrain.model.n_head": None, "pretrain.model.n_kv_head": None},
+        "pretrain.model.n_head: the head size 125 must be even",
+    ),
+    (
+        {"pretrain.model.n_embd": 257, "pretrain.model.n_head": None, "pretrain.model.n_kv_head": None},
+        "pretrain.model.n_head: width 257 is not divisible by 3 heads",
+    ),
+    (
+        {"pretrain.model.arch": "full", "pretrain.model.n_embd": 16, "pretrain.model.n_head": 4},
+        "pretrain.model.n_embd: width 16; arch 'full' reads 24 channels of each token",
+    ),
     ({"pretrain.model.n_kv_head": 3}, "pretrain.model.n_kv_head: 4 heads cannot share 3"),
     ({"download.source": "path"}, "download.path: the source 'path' needs a folder"),
     ({"download.path": "/data"}, "download.path: the source is 'local'; set download.source to 'path'"),
@@ -120,7 +132,7 @@ def test_a_data_set_that_is_not_fetched_is_missed_by_each_task_that_reads_it() -
 
 
 def test_ranks_are_counted_over_gpus_and_machines() -> None:
-    assert problems({}, gpus=3)[0].startswith("pretrain.total_batch_tokens: its 16 rows")
+    assert problems({}, gpus=3)[0].startswith("midtrain.batch_rows: 16 cannot be shared evenly by 3 ranks")
     assert [problem.split(":")[0] for problem in problems({"launch.device": "cpu"}, gpus=3)] == []
     assert problems({"launch.nproc_per_node": 2}, gpus=1) == [
         "launch.nproc_per_node: 2 ranks need a GPU each, this machine has 1"

@@ -10,19 +10,25 @@ from nanochat_core.model.accounting import (
     width,
 )
 from nanochat_core.model.gpt import GPT
-from nanochat_core.specs import ModelSpec
+from nanochat_core.specs import Arch, ModelSpec
 
 
+@pytest.mark.parametrize("arch", ["classic", "full"])
+@pytest.mark.parametrize("depth", [1, 3, 4])
 @pytest.mark.parametrize(("n_embd", "n_head", "n_kv_head"), [(64, 4, 4), (64, 4, 1), (None, None, None)])
 def test_the_counts_are_those_of_the_model_that_is_built(
-    n_embd: int | None, n_head: int | None, n_kv_head: int | None
+    arch: Arch, depth: int, n_embd: int | None, n_head: int | None, n_kv_head: int | None
 ) -> None:
-    spec = derive_shape(ModelSpec(depth=3, n_embd=n_embd, n_head=n_head, n_kv_head=n_kv_head, sequence_len=32))
-    model, counts = GPT(spec, 100), parameter_counts(spec, 100)
+    spec = derive_shape(
+        ModelSpec(arch=arch, depth=depth, n_embd=n_embd, n_head=n_head, n_kv_head=n_kv_head, sequence_len=32)
+    )
+    model, counts = GPT(spec, 128), parameter_counts(spec, 128)
     assert counts["total"] == sum(parameter.numel() for parameter in model.parameters())
     assert counts["matrices"] == sum(parameter.numel() for parameter in model.blocks.parameters())
     assert counts["embedding"] == model.wte.weight.numel()
     assert counts["head"] == model.lm_head.weight.numel()
+    tables = [parameter.numel() for name, parameter in model.named_parameters() if name.startswith("value_embeds")]
+    assert counts.get("value_embeddings", 0) == sum(tables)
 
 
 def test_full_adds_gates_value_embeddings_and_scalars() -> None:
