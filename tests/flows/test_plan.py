@@ -137,3 +137,10 @@ def test_a_number_that_makes_no_sense_is_refused_in_one_line(field: str, value: 
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {field}: ") and result.stderr.count("\n") == 1
     assert value.strip("-") in result.stderr or "nan" in result.stderr or "inf" in result.stderr
+
+
+@pytest.mark.parametrize("field", ["sft.epochs", "evaluate.temperature", "launch.retry_seconds"])
+def test_infinity_is_refused_where_no_bound_is(field: str) -> None:
+    result = plan("demo", "--set", f"{field}=Infinity")
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {field}: Input should be a finite number (got inf)\n"

@@ -1,9 +1,12 @@
 """Estimates of memory, against the tensors of a model, against what autograd saves, and against published runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nanochat_core.model.accounting import derive_shape, kv_bytes_per_row, kv_bytes_per_token, parameter_counts
+from nanochat_core.model.blocks import FULL, BlockSet
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.memory import (
     MEMORY_SHARE,
@@ -23,9 +26,9 @@ def small(arch: Arch, depth: int = 2, n_kv_head: int = 4) -> ModelSpec:
     return derive_shape(ModelSpec(arch=arch, depth=depth, n_embd=128, n_head=4, n_kv_head=n_kv_head, sequence_len=256))
 
 
-def saved_bytes(spec: ModelSpec, rows: int, dtype: torch.dtype) -> int:
+def saved_bytes(spec: ModelSpec, rows: int, dtype: torch.dtype, blocks: BlockSet | None = None) -> int:
     """Return what autograd keeps of a forward pass, each storage once, weights left out."""
-    model = GPT(spec, 64)
+    model = GPT(spec, 64, blocks)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     model.compute_dtype = dtype
@@ -57,6 +60,18 @@ def test_a_layer_keeps_as_many_bytes_of_a_token_as_estimated(
 
     measured = (of_a_row(4) - of_a_row(2)) / 256
     assert measured == pytest.approx(estimate(4) - estimate(2), rel=0.05)
+
+
+def test_value_embeddings_are_kept_in_every_second_layer() -> None:
+    spec, without = small("full", depth=4), replace(FULL, value_embeddings=False)
+    of_a_row = [
+        saved_bytes(spec, 2, torch.float32, blocks) - saved_bytes(spec, 1, torch.float32, blocks)
+        for blocks in (FULL, without)
+    ]
+    values = 2 * 4 * 128  # two layers, float32, K·D = 128
+    assert values <= (of_a_row[0] - of_a_row[1]) / 256 <= 1.4 * values  # the gates take a little, too
+    classic, full = (activation_bytes_per_token(small(arch, 4), "fp32") for arch in ("classic", "full"))
+    assert full - classic == values + 4 * 4 * 128  # and the stream before its scaling, in every layer
 
 
 @pytest.mark.parametrize("arch", ["classic", "full"])
