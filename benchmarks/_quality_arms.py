@@ -23,6 +23,7 @@ ADAMW_LRS = (1e-3, 3e-3, 1e-2)
 ADAMW_BETAS, ADAMW_DECAY, ADAMW_WARMUP, ADAMW_CLIP = (0.9, 0.95), 0.1, 0.05, 1.0
 BLOCK_ABLATIONS = ("value_embeddings", "smear", "backout", "residual_scalars", "windows")
 RECIPE_ABLATIONS: dict[str, dict[str, Any]] = {"normuon": {"variance_beta": None}, "cautious": {"cautious": False}}
+SQUARE_ROOT = "full_square_root"
 ABLATIONS = tuple(f"full-{name}" for name in (*BLOCK_ABLATIONS, *RECIPE_ABLATIONS))
 
 
@@ -35,6 +36,7 @@ class Trainer:
     recipe: Recipe
     lr_scale: float = 1.0
     adamw_lr: float | None = None
+    square_root: bool = False  # rates by the square root of the batch however small it is
 
     def start(self, model: GPT, steps: int, step_tokens: int) -> StepOf:
         """Return the function that does one optimizer step of `steps`, on gradients that are there."""
@@ -49,6 +51,8 @@ class Trainer:
         decay = scaling.weight_decay(model.spec, model.vocab_size, ratio, step_tokens)
         spec = spec.model_copy(update={"lr_scale": spec.lr_scale * self.lr_scale, "weight_decay": decay})
         batch_factor = scaling.rate_batch_factor(model.spec, step_tokens)
+        if self.square_root:
+            batch_factor = math.sqrt(step_tokens / scaling.REFERENCE_BATCH_TOKENS)
         optimizer = MuonAdamW(model, recipe=self.recipe)
 
         def step_of(step: int) -> None:
@@ -102,7 +106,7 @@ def trainer_of(arm: str) -> Trainer:
     name, _, scale = arm.partition("@")
     full = Trainer("full", BLOCK_SETS["full"], RECIPES["full"])
     classic = Trainer("classic", BLOCK_SETS["classic"], RECIPES["classic"])
-    arms = {"full": full, "classic": classic}
+    arms = {"full": full, "classic": classic, SQUARE_ROOT: replace(full, square_root=True)}
     arms |= {adamw_name(lr): replace(classic, adamw_lr=lr) for lr in ADAMW_LRS}
     arms |= {f"full-{field}": replace(full, blocks=replace(full.blocks, **{field: False})) for field in BLOCK_ABLATIONS}
     arms |= {f"full-{what}": replace(full, recipe=replace(full.recipe, **to)) for what, to in RECIPE_ABLATIONS.items()}

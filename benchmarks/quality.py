@@ -8,6 +8,7 @@ it: three arms, one seed, 100 steps, which shows a tendency and no more.
 
 - `full`, `classic`: the block sets with their own optimizers (Muon for matrices), rates, schedules and batch rules;
 - `classic_adamw_LR`: `classic` with torch.optim.AdamW for all parameters, the best of three learning rates;
+- `full_square_root`: the reference's batch rule, which falls with the square root also where it was never tuned;
 - `full-NAME`: without that ingredient; `ARM@2`: an arm with all rates doubled (only where asked for by `--arms`).
 
 All arms see the same rows (best fit, in the order of their seed) and are validated on the same rows, the reference's
@@ -37,7 +38,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks._machine import machine
-from benchmarks._quality_arms import ABLATIONS, ADAMW_LRS, Trainer, adamw_name, trainer_of
+from benchmarks._quality_arms import ABLATIONS, ADAMW_LRS, SQUARE_ROOT, Trainer, adamw_name, trainer_of
 from benchmarks.data import shards
 from nanochat_core import paths
 from nanochat_core.artifacts import read_json, sha256_of, write_json
@@ -232,7 +233,7 @@ def study(settings: Settings, seeds: Sequence[int], jobs: int) -> None:
     run_all(settings, main + [(adamw_name(lr), seeds[0]) for lr in ADAMW_LRS], jobs)
     best = best_adamw(finished(settings))
     run_all(settings, [(best, seed) for seed in seeds if best], jobs)
-    run_all(settings, [(arm, seed) for arm in ABLATIONS for seed in seeds[:2]], jobs)
+    run_all(settings, [(arm, seed) for seed in seeds[:2] for arm in (SQUARE_ROOT, *ABLATIONS)], jobs)
 
 
 def finished(settings: Settings) -> dict[str, dict[int, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from nanochat_core.model.accounting import scaling_parameters
 from nanochat_core.specs import ModelSpec
 
 REFERENCE_BATCH_TOKENS = 2**19
+LEAST_TUNED_BATCH_TOKENS = 2**18
 REFERENCE_DEPTH = 12
 REFERENCE_WIDTH = 768
 REFERENCE_WEIGHT_DECAY = 0.28
@@ -49,12 +50,21 @@ def weight_decay(model: ModelSpec, vocab_size: int, ratio: float, total_batch_to
         return 0.0
     shrink = _reference_tokens(model, vocab_size, ratio) / horizon_tokens(model, vocab_size, ratio)
     batch = total_batch_tokens or batch_tokens(model, vocab_size, ratio)
-    return REFERENCE_WEIGHT_DECAY * rate_batch_factor(model, batch) * shrink
+    return REFERENCE_WEIGHT_DECAY * math.sqrt(batch / REFERENCE_BATCH_TOKENS) * shrink
 
 
 def rate_batch_factor(model: ModelSpec, total_batch_tokens: int) -> float:
-    """Return the multiplier of the rates for the batch size: 1 for classic, √(B/2^19) for full."""
-    return 1.0 if model.arch == "classic" else math.sqrt(total_batch_tokens / REFERENCE_BATCH_TOKENS)
+    """Return the multiplier of the rates for the batch size: 1 for classic, √(B/2^19) for full.
+
+    The square root was tuned at 2^18 tokens and more; the rates of smaller batches are those of 2^18. At 2,048 tokens
+    the square root learns little in the same steps (docs/experiments.md).
+
+    >>> rate_batch_factor(ModelSpec(arch="full"), 2**21)
+    2.0
+    """
+    if model.arch == "classic":
+        return 1.0
+    return math.sqrt(max(total_batch_tokens, LEAST_TUNED_BATCH_TOKENS) / REFERENCE_BATCH_TOKENS)
 
 
 def rate_width_factor(n_embd: int) -> float:

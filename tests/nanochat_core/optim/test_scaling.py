@@ -46,6 +46,13 @@ def test_four_times_the_batch_doubles_the_rates_of_full() -> None:
     assert rate_batch_factor(ModelSpec(arch="full"), 4 * REFERENCE_BATCH_TOKENS) == 2.0
 
 
+def test_the_rates_of_a_small_batch_are_those_of_the_least_that_was_tuned() -> None:
+    model = ModelSpec(arch="full")
+    least = rate_batch_factor(model, REFERENCE_BATCH_TOKENS // 2)
+    assert least == pytest.approx(0.707, abs=1e-3)
+    assert rate_batch_factor(model, 2048) == least
+
+
 def test_four_times_the_width_halves_the_rates_of_embedding_and_head() -> None:
     assert rate_width_factor(4 * 768) == 0.5
 
