@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from nanochat_core import recipes
 from nanochat_core.errors import SpecError
-from nanochat_core.specs import PipelineSpec, Spec
+from nanochat_core.spec_base import Spec
+from nanochat_core.specs import PipelineSpec
 
 JSON: TypeAdapter[Any] = TypeAdapter(Any)
 LENGTH = 56  # what the heading of a run has room for

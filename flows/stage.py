@@ -29,7 +29,8 @@ from flows.shard_tasks import ShardTask, ShardTasks
 from nanochat_core import artifacts, paths, specs
 from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
 from nanochat_core.errors import StageFailed
-from nanochat_core.specs import PipelineSpec, Spec
+from nanochat_core.spec_base import Spec
+from nanochat_core.specs import PipelineSpec
 
 FORCED = ".forced_by"  # in a stage's folder: the flow run that emptied it last
 ASSETS = {  # the stages whose outputs people look for by themselves -> what they are

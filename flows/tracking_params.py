@@ -9,7 +9,8 @@ from flows.run_names import differences
 from nanochat_core import recipes
 from nanochat_core.errors import NanochatError
 from nanochat_core.plan import derived_numbers
-from nanochat_core.specs import PipelineSpec, Spec
+from nanochat_core.spec_base import Spec
+from nanochat_core.specs import PipelineSpec
 
 LONGEST = 5000  # characters of a value; MLflow cuts at 6,000 without a word
 ALWAYS = (  # fields that every parent run shows, whether they are the recipe's or not

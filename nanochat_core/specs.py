@@ -2,14 +2,15 @@
 
 These models are the form in the Prefect UI, the parameters in MLflow, and, resolved, the `params` of `spec.json`.
 A field that is None is derived (`recipes.resolve`). Fields made by `runtime_field` do not change a stage's output, only
-how it is computed: they stay out of its fingerprint.
+how it is computed: they stay out of its fingerprint (`spec_base.py`).
 """
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.spec_base import Spec, runtime_field
 
 Stage = Literal["download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate", "report"]
 ModelName = Literal["base", "mid", "sft", "rl"]
@@ -19,67 +20,6 @@ Arch = Literal["classic", "full"]
 Precision = Literal["fp32", "bf16", "fp8"]
 Packing = Literal["stream", "best_fit"]
 PACKING: dict[Arch, Packing] = {"classic": "stream", "full": "best_fit"}  # as the reference packed for each
-
-TITLES = {  # in a form, of the names that do not read as words
-    "n_embd": "Width (n_embd)",
-    "n_head": "Query heads (n_head)",
-    "n_kv_head": "Key/value heads (n_kv_head)",
-    "nproc_per_node": "Ranks on a node (nproc_per_node)",
-    "nnodes": "Machines (nnodes)",
-    "rdzv_endpoint": "Meeting point (rdzv_endpoint)",
-    "matrix_lr": "Rate of the matrices (matrix_lr)",
-    "embedding_lr": "Rate of the embedding (embedding_lr)",
-    "head_lr": "Rate of the head (head_lr)",
-    "lr_scale": "Scale of the rates (lr_scale)",
-    "final_lr_ratio": "Final rate (final_lr_ratio)",
-    "grad_clip": "Gradient clipping (grad_clip)",
-    "bpb_tokens": "Tokens for bpb (bpb_tokens)",
-    "gpu_hour_dollars": "GPU hour (gpu_hour_dollars)",
-    "core_bundle_url": "CORE bundle URL",
-    "words_url": "Words URL",
-    "arch": "Architecture (arch)",
-    "midtrain": "Mid-training (midtrain)",
-    "sft": "Fine-tuning (sft)",
-    "rl": "Reinforcement learning (rl)",
-}
-
-
-def form_title(name: str, _info: object) -> str:
-    """Return a field's name as it stands in a form.
-
-    >>> form_title("total_batch_tokens", None)
-    'Total batch tokens'
-    """
-    return TITLES.get(name, name.replace("_", " ").capitalize())
-
-
-def runtime_field(default: Any, **keywords: Any) -> Any:
-    """A field that changes how a stage runs but not what it makes (micro-batch, cadence of logs, ports, …)."""
-    return Field(default, json_schema_extra={"runtime": True}, **keywords)
-
-
-class Spec(BaseModel):
-    """Frozen, closed, and described field by field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, field_title_generator=form_title)
-
-    def output_params(self, *, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Return the fields that change the output, nested specs included, as JSON values: what is fingerprinted."""
-        params: dict[str, Any] = {}
-        for name, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            if name in exclude or (isinstance(extra, dict) and extra.get("runtime")):
-                continue
-            params[name] = _output_value(getattr(self, name))
-        return params
-
-
-def _output_value(value: Any) -> Any:
-    if isinstance(value, Spec):
-        return value.output_params()
-    if isinstance(value, tuple | list):
-        return [_output_value(item) for item in value]
-    return value
 
 
 class DownloadSpec(Spec):
@@ -180,13 +120,19 @@ class OptimizerSpec(Spec):
     warmup_steps: int = Field(0, ge=0, le=10**9, description="steps with a rising rate")
     warmdown_ratio: float = Field(0.2, ge=0, le=1, description="share of the steps with a falling rate")
     final_lr_ratio: float = Field(0.0, ge=0, le=1, description="rate at the last step, as a share of the full rate")
-    momentum_peak: float = Field(0.95, ge=0, lt=1, description="Muon's momentum after its rise from .85")
+    momentum_peak: float = Field(
+        0.95, ge=0, lt=1, description="share of Muon's momentum that a step keeps, after its rise from .85"
+    )
     momentum_steps: int = Field(300, ge=0, le=10**9, description="steps in which Muon's momentum rises")
     momentum_final: float | None = Field(
-        None, ge=0, lt=1, description="Muon's momentum at the last step; empty: it stays at its peak"
+        None, ge=0, lt=1, description="share that the last step keeps of Muon's momentum; empty: it stays at its peak"
     )
     weight_decay: float | None = Field(
-        None, ge=0, le=100, description="Muon's decay at first, then half a cosine to 0; empty: by arch and size"
+        None,
+        ge=0,
+        le=100,
+        description="Muon's decay at first: times the rate, the share of a weight that a step takes away; then half a "
+        "cosine to 0; empty: by arch and size",
     )
     grad_clip: float | None = Field(
         1.0, gt=0, le=1_000_000, description="largest norm of the whole gradient; empty: no clipping"

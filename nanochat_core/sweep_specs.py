@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from nanochat_core.specs import PipelineSpec, Spec
+from nanochat_core.spec_base import Spec
+from nanochat_core.specs import PipelineSpec
 
 SweepKind = Literal["isoflop", "miniseries"]
 CountedParameters = Literal["horizon", "matrices_and_head", "total"]

@@ -16,6 +16,7 @@ BAN_EXCEPTIONS = {("deployments.mlflow_model", "mlflow")}
 
 # The part of nanochat_core that runs without torch: all that flows import of it.
 TORCH_FREE = (
+    "spec_base",
     "specs",
     "sweep_specs",
     "conflicts",
@@ -62,6 +63,7 @@ TASK_ROOTS = ("tasks_eval.run", "tasks_eval.build_conversations")
 # Inside nanochat_core, from the ground up: a module imports from its own level and from those before it.
 LEVELS = (
     (
+        "spec_base",
         "specs",
         "sweep_specs",
         "paths",

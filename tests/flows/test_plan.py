@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 from flows.cli import app
 from flows.plan_table import GROUPS, PARTS
 from nanochat_core.recipes import RECIPES
-from nanochat_core.specs import PretrainSpec, Spec
+from nanochat_core.spec_base import Spec
+from nanochat_core.specs import PretrainSpec
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -7,7 +7,8 @@ import pytest
 
 from nanochat_core import recipes, specs
 from nanochat_core.errors import SpecError
-from nanochat_core.specs import Spec, with_changes
+from nanochat_core.spec_base import Spec
+from nanochat_core.specs import with_changes
 
 
 def runtime_names(kind: type[Spec]) -> set[str]:
@@ -66,7 +67,7 @@ def other_value(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value / 2 + 0.25 if isinstance(value, float) else value + 2
+        return value * 0.75 or 0.25 if isinstance(value, float) else value + 2
     return "other" if isinstance(value, str) or leaf in ("path", "run_name", "rdzv_endpoint", "dask_address") else 32
 
 
