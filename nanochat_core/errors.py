@@ -35,6 +35,14 @@ class DataError(NanochatError):
     """Input data that is missing, empty, corrupt or not what it claims to be."""
 
 
+class NonFiniteLoss(DataError):
+    """A loss or gradient that is no number. `batch` is the batch that it came from, the run's first being 1."""
+
+    def __init__(self, message: str, batch: int) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
 class Unreachable(DataError):
     """A server that does not answer, not now or not in time: waiting may help, changing anything does not."""
 

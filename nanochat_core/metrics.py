@@ -46,6 +46,10 @@ class MetricsWriter:
         if is_torn:
             self._file.write("\n")
 
+    def begin_attempt(self) -> None:
+        """Count the lines from here on as another attempt: steps that are there already are written again."""
+        self.attempt += 1
+
     def write(self, step: int, **values: Any) -> None:
         """Append one line: the step, seconds since the epoch, the attempt, and `values` (None is left out)."""
         line = {"step": step, "time": round(time.time(), 3), "attempt": self.attempt}

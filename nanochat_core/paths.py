@@ -28,6 +28,11 @@ def tokens_dir(base: Path) -> Path:
     return base / "tokens"
 
 
+def compile_dir(base: Path) -> Path:
+    """What torch.compile has made: a cache that anybody may delete, and nobody but its owner may write."""
+    return base / "compile"
+
+
 def reports_dir(base: Path) -> Path:
     return base / "reports"
 

@@ -111,12 +111,12 @@ class ConversationLoader:
         return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets)
 
     def origins(self) -> dict[str, list[int]]:
-        """Return which conversations are in this rank's rows of the batch last given: file -> numbers in it."""
+        """Return which conversations are in this rank's rows of the batch last given: their numbers in the file."""
         epoch, position = divmod(self._step - 1, self.steps_per_epoch)
         if self._batching == "stream":
-            return {"train": self._streamed(epoch, position)}
+            return {"conversations": self._streamed(epoch, position)}
         members = np.concatenate(self._planned(epoch).rows(position)[self._share] or [np.empty(0, np.int64)])
-        return {"train": sorted(members.tolist())}
+        return {"conversations": sorted(members.tolist())}
 
     def _streamed(self, epoch: int, position: int) -> list[int]:
         """Return the conversations in this rank's rows of a step of the stream."""

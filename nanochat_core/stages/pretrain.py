@@ -31,6 +31,7 @@ from nanochat_core.optim.scaling import rate_batch_factor
 from nanochat_core.specs import PACKING, PretrainSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
+from nanochat_core.training.compile_cache import use_compile_cache
 from nanochat_core.training.feed import Feed
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
@@ -82,11 +83,13 @@ def _make_run(
     model.to(world.device)
     model.compute_dtype = compute_dtype(spec.precision)
     state = TrainState(model, MuonAdamW(model, world), feed)
+    meta = _first_meta(folder, spec, tokenizer)
+    at_a_time = micro_rows(spec.runtime, meta, spec.total_batch_tokens // spec.model.sequence_len, world)
     rows = _validation_rows(spec, tokenizer, shards)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     def validate() -> dict[str, float]:
-        batches = row_batches(rows, world, batch_rows=micro_rows(spec.runtime))
+        batches = row_batches(rows, world, batch_rows=at_a_time)
         return held_out_losses(model, batches, token_bytes, world)
 
     return TrainingRun(
@@ -96,31 +99,41 @@ def _make_run(
         settings=LoopSettings(
             steps=spec.steps,
             optimizer=spec.optimizer,
-            micro_rows=micro_rows(spec.runtime),
-            use_compile=_use_compile(spec, world),
+            micro_rows=at_a_time,
+            use_compile=_use_compile(folder, spec, world),
             batch_factor=rate_batch_factor(spec.model, spec.total_batch_tokens),
         ),
         runtime=spec.runtime,
-        meta=CheckpointMeta(
-            stage="pretrain",
-            step=0,
-            tokens=0,
-            optimizer_steps=0,
-            model=spec.model,
-            vocab_size=tokenizer.vocab_size,
-            precision=spec.precision,
-            tokenizer_hash=tokenizer.hash,
-            data_digest=folder.request.input_digests.get("text", ""),
-        ),
+        meta=meta,
         validate=validate,
         validate_every=spec.validation_every,
         sample=lambda step: _write_samples(folder, state, world, tokenizer, step),
         sample_every=spec.sample_every,
+        rollback=spec.rollback,
     )
 
 
-def _use_compile(spec: PretrainSpec, world: World) -> bool:
-    return world.device.type == "cuda" if spec.runtime.use_compile is None else spec.runtime.use_compile
+def _first_meta(folder: StageFolder, spec: PretrainSpec, tokenizer: Tokenizer) -> CheckpointMeta:
+    """Return the meta of step 0."""
+    return CheckpointMeta(
+        stage="pretrain",
+        step=0,
+        tokens=0,
+        optimizer_steps=0,
+        model=spec.model,
+        vocab_size=tokenizer.vocab_size,
+        precision=spec.precision,
+        tokenizer_hash=tokenizer.hash,
+        data_digest=folder.request.input_digests.get("text", ""),
+    )
+
+
+def _use_compile(folder: StageFolder, spec: PretrainSpec, world: World) -> bool:
+    """Tell whether the step is compiled; if so, what the compiler makes is kept for the next run."""
+    wanted = world.device.type == "cuda" if spec.runtime.use_compile is None else spec.runtime.use_compile
+    if wanted:
+        use_compile_cache(paths.compile_dir(folder.artifacts_root.parent))
+    return wanted
 
 
 def _loader(
@@ -226,6 +239,7 @@ def _write_result(
             "bigram_bpb": bigram,
             "train_loss_last": series(lines, "train/loss")[-1][1],
             "steps": spec.steps,
+            "skipped_batches": len(run.state.skipped_batches),
             "tokens": run.state.tokens,
             "parameters": sum(parameter.numel() for parameter in run.state.model.parameters()),
             "flops": lines[-1]["flops"],

@@ -77,14 +77,15 @@ def _make_run(
         return {"rl/held_out_reward": _mean(_answer_held_out(spec, world, sampler, held_out))}
 
     steps = spec.steps or state.loader.steps_per_epoch
-    rows = micro_rows(spec.runtime)
+    own_meta = meta_of_stage(folder, meta)
+    rows = micro_rows(spec.runtime, own_meta, spec.questions_per_step * spec.samples_per_question, world)
     return TrainingRun(
         folder=folder,
         world=world,
         state=state,
         settings=LoopSettings(steps=steps, optimizer=spec.optimizer, micro_rows=rows),
         runtime=spec.runtime,
-        meta=meta_of_stage(folder, meta),
+        meta=own_meta,
         validate=validate,
         validate_every=spec.eval_every,
         steps=reinforce_steps(sampler, spec, rows),

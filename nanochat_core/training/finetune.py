@@ -61,7 +61,8 @@ def _make_run(
     state = TrainState(model, MuonAdamW(model, world), loader)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
-    rows = micro_rows(spec.runtime)
+    own_meta = meta_of_stage(folder, meta)
+    rows = micro_rows(spec.runtime, _as_long_as(own_meta, sequence_len), spec.batch_rows, world)
     micro_tokens = rows * sequence_len if spec.batching == "bucketed" else None
 
     def validate() -> dict[str, float]:
@@ -77,11 +78,16 @@ def _make_run(
             steps=steps, optimizer=spec.optimizer, micro_rows=rows, micro_tokens=micro_tokens, use_compile=False
         ),
         runtime=spec.runtime,
-        meta=meta_of_stage(folder, meta),
+        meta=own_meta,
         validate=validate,
         validate_every=spec.validation_every,
     )
     return run, loader
+
+
+def _as_long_as(meta: checkpoint.CheckpointMeta, sequence_len: int) -> checkpoint.CheckpointMeta:
+    """Return the meta of the same model on rows of another length."""
+    return meta.model_copy(update={"model": meta.model.model_copy(update={"sequence_len": sequence_len})})
 
 
 def _loader(folder: StageFolder, spec: FinetuneSpec, world: World, sequence_len: int, split: str) -> ConversationLoader:

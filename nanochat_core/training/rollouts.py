@@ -22,7 +22,7 @@ from nanochat_core.model.loss import IGNORED, token_nll
 from nanochat_core.specs import RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
-from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, check_loss, scheduled_rates
+from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, scheduled_rates, update
 
 Question = dict[str, Any]  # {"messages", "source", "meta"}: a row of the conversations
 Reward = Callable[[Question, Completion], float]
@@ -96,17 +96,28 @@ class QuestionLoader:
     def next_questions(self) -> tuple[list[Question], list[int]]:
         """Return this rank's questions of the next step, and a seed for each."""
         epoch, position = divmod(self._step, self.steps_per_epoch)
-        order = torch.randperm(
-            len(self._questions), generator=torch.Generator().manual_seed(self._seed + epoch)
-        ).tolist()
-        numbers = range(position * self._per_step + self._world.rank, (position + 1) * self._per_step, self._world.size)
-        first = self._seed * 1_000_003 + (self._step - position) * self._per_step
-        seeds = [first + number for number in numbers]
+        order = self._order(epoch)
+        first = self._seed * 1_000_003 + self._step * self._per_step + self._world.rank
+        seeds = [first + number for number in range(0, self._per_step, self._world.size)]
         self._step += 1
-        return [self._questions[order[number % len(order)]] for number in numbers], seeds
+        return [self._questions[order[number]] for number in self._numbers(position)], seeds
 
     def batch(self) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("RL makes its own batches from the model's answers")
+
+    def origins(self) -> dict[str, list[int]]:
+        """Return which of the training questions this rank had in the step before."""
+        epoch, position = divmod(self._step - 1, self.steps_per_epoch)
+        return {"questions": sorted(self._order(epoch)[number] for number in self._numbers(position))}
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self._seed + epoch)
+        return torch.randperm(len(self._questions), generator=generator).tolist()
+
+    def _numbers(self, position: int) -> list[int]:
+        """Return this rank's places in the order of an epoch; where there are few questions, one comes again."""
+        own = range(position * self._per_step + self._world.rank, (position + 1) * self._per_step, self._world.size)
+        return [number % len(self._questions) for number in own]
 
     def state(self) -> dict[str, Tensor]:
         return {"questions.step": torch.tensor([self._step])}
@@ -173,16 +184,19 @@ def _reinforce_step(
     numbers = world.sum_(torch.tensor(counts, device=world.device, dtype=world.sum_dtype))
     tokens, reward_sum, samples, stopping = numbers.tolist()
     rows.sort(key=lambda row: len(row[0]))
-    total = 0.0
-    for first in range(0, len(rows), micro_rows):
-        loss = policy_loss(state.model, rows[first : first + micro_rows]) / max(tokens, 1.0)
-        loss.backward()
-        total += loss.item()
-    total = world.sum_(torch.tensor(total, device=world.device, dtype=world.sum_dtype)).item()
-    check_loss(total, state.step + 1)
+
+    def add_gradients(at_a_time: int) -> Tensor:
+        """Return this rank's share of the loss; the gradients are those of the same."""
+        total = torch.zeros((), device=world.device, dtype=world.sum_dtype)
+        for first in range(0, len(rows), at_a_time):
+            loss = policy_loss(state.model, rows[first : first + at_a_time]) / max(tokens, 1.0)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    total = world.sum_(state.halvings.attempt(state.model, micro_rows, add_gradients)).item()
     rates, multiplier = scheduled_rates(state, settings)
-    norm = state.optimizer.step(rates, grad_clip=settings.optimizer.grad_clip)
-    state.step += 1
+    norm = update(state, world, total, rates, grad_clip=settings.optimizer.grad_clip)
     state.tokens += int(tokens)
     extra = {"rl/reward": reward_sum / samples, "rl/tokens_per_sample": tokens / samples}
     seconds = time.perf_counter() - started

@@ -3,9 +3,11 @@
 Pretraining, mid-training and SFT differ in their data and in what they validate; the rest is here.
 """
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,17 +15,17 @@ from torch import Tensor
 
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder
-from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
+from nanochat_core.checkpoint import Checkpoint, CheckpointMeta, Saver
 from nanochat_core.distributed import World
-from nanochat_core.errors import CheckpointError, Preempted
+from nanochat_core.errors import CheckpointError, NonFiniteLoss, Preempted
 from nanochat_core.metrics import MetricsWriter, read_metrics
 from nanochat_core.model.accounting import flops_per_token
-from nanochat_core.specs import TrainingRuntime
+from nanochat_core.specs import ModelSpec, TrainingRuntime
 from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, training_steps
+from nanochat_core.training.micro_batch import rows_at_a_time
 
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-DEFAULT_MICRO_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ class TrainingRun:
     validate_every: int
     sample: Callable[[int], None] | None = None
     sample_every: int = 1
+    rollback: int = 0  # times that a batch whose loss is no number may be left out
     steps: Callable[[TrainState, World, LoopSettings, Callable[[], bool]], Iterator[StepInfo]] = training_steps
+
+    @cached_property
+    def saver(self) -> Saver:
+        return Saver(self.folder.path / CHECKPOINTS, self.world, keep=self.runtime.keep_checkpoints)
 
 
 class StopSignal:
@@ -57,31 +64,75 @@ class StopSignal:
         return self.is_set
 
 
-def micro_rows(runtime: TrainingRuntime) -> int:
-    """Return the rows of a micro-batch."""
-    return runtime.device_batch_size or DEFAULT_MICRO_ROWS
+def micro_rows(runtime: TrainingRuntime, meta: CheckpointMeta, rows: int, world: World) -> int:
+    """Return how many of a step's `rows`, over all ranks, go through this rank's model at a time."""
+    own = max(1, -(-rows // world.size))
+    if runtime.device_batch_size:
+        return min(own, runtime.device_batch_size)
+    return rows_at_a_time(meta.model, meta.vocab_size, meta.precision, own, world)
 
 
 def train(run: TrainingRun) -> list[dict[str, float]]:
     """Train to the last step from the newest checkpoint, or from the start; return the metric lines, one a step.
 
-    Raises Preempted, after saving, where a SIGTERM came.
+    Raises Preempted, after saving, where a SIGTERM came; and NonFiniteLoss where a loss is no number and the run may
+    not leave its batch out.
     """
     stop = StopSignal()
-    writer = MetricsWriter(run.folder.path / METRICS_FILE) if run.world.is_main else None
+    metrics = run.folder.path / METRICS_FILE
+    run.state.before_update = run.saver.hold_updates
+    with contextlib.ExitStack() as open_files:
+        writer = open_files.enter_context(contextlib.closing(MetricsWriter(metrics))) if run.world.is_main else None
+        _begin(run, writer)
+        while run.state.step < run.settings.steps:
+            try:
+                _train_on(run, writer, stop)
+            except NonFiniteLoss as error:
+                run.saver.finish()
+                if len(run.state.skipped_batches) >= run.rollback:
+                    raise
+                _go_back(run, writer, error)
+        save(run)
+        run.saver.finish()
+    return read_metrics(metrics) if run.world.is_main else []
+
+
+def _begin(run: TrainingRun, writer: MetricsWriter | None) -> None:
+    """Continue from the newest checkpoint, or measure where the run starts from."""
     if restore(run):
         print(f"continuing from step {run.state.step} of {run.settings.steps}", flush=True)
     elif run.state.step == 0:
         _validate(run, writer)
     if run.sample and run.state.step == 0:
         run.sample(0)
+    if run.rollback and run.state.step == 0:
+        save(run)  # to go back to
+
+
+def _train_on(run: TrainingRun, writer: MetricsWriter | None, stop: StopSignal) -> None:
+    """Train to the last step; raises Preempted, after saving, where a SIGTERM came."""
     for info in run.steps(run.state, run.world, run.settings, stop):
+        run.saver.poll()
         _after_step(run, writer, info)
         if info.should_stop:
             save(run)
+            run.saver.finish()
             raise Preempted(f"Stopped at step {info.step} of {run.settings.steps} after saving; run again to continue.")
-    save(run)
-    return read_metrics(run.folder.path / METRICS_FILE) if run.world.is_main else []
+
+
+def _go_back(run: TrainingRun, writer: MetricsWriter | None, error: NonFiniteLoss) -> None:
+    """Return to the last checkpoint; the batch that broke will be left out."""
+    skipped = (*run.state.skipped_batches, error.batch)
+    run.state.model.zero_grad(set_to_none=True)
+    restore(run)
+    run.state.skipped_batches = tuple(sorted({*run.state.skipped_batches, *skipped}))
+    if writer:
+        writer.begin_attempt()
+    print(
+        f"{error} Going back to step {run.state.step} instead, and leaving batch {error.batch} out "
+        f"({len(skipped)} of at most {run.rollback}).",
+        flush=True,
+    )
 
 
 def _after_step(run: TrainingRun, writer: MetricsWriter | None, info: StepInfo) -> None:
@@ -131,22 +182,17 @@ def _progress(run: TrainingRun) -> dict[str, float]:
     }
 
 
-def save(run: TrainingRun) -> Path:
-    """Write the checkpoint of the present state (every rank takes part)."""
+def save(run: TrainingRun) -> None:
+    """Write the checkpoint of the present state, or begin to (every rank takes part)."""
     state = run.state
-    meta = run.meta.model_copy(
-        update={"step": state.step, "tokens": state.tokens, "optimizer_steps": state.optimizer.step_count}
-    )
-    return checkpoint.save(
-        run.folder.path / CHECKPOINTS,
+    now = {"step": state.step, "tokens": state.tokens, "optimizer_steps": state.optimizer.step_count}
+    run.saver.save(
         Checkpoint(
-            meta=meta,
-            model=dict(state.model.state_dict()),
+            meta=run.meta.model_copy(update=now | {"skipped_batches": state.skipped_batches}),
+            model=state.model.state_dict(),
             optimizer=state.optimizer.pieces(),
             loader=state.loader.state() | _random_state(run.world),
-        ),
-        run.world,
-        keep=run.runtime.keep_checkpoints,
+        )
     )
 
 
@@ -157,10 +203,18 @@ def restore(run: TrainingRun) -> bool:
         return False
     found = checkpoint.load(path, tokenizer_hash=run.meta.tokenizer_hash, device=run.world.device)
     _check_origin(path, found.meta, run.meta)
-    run.state.model.load_state_dict(found.model)
-    run.state.optimizer.load(found.optimizer, found.meta.optimizer_steps)
-    run.state.loader.load(found.loader)
+    weights = dict(found.model)
+    checkpoint.check_shapes(path, run.state.model, weights)
+    run.state.model.load_state_dict(weights)
+    try:
+        run.state.optimizer.load(found.optimizer, found.meta.optimizer_steps)
+        run.state.loader.load(dict(found.loader))
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} holds no {error.args[0]}, which this run needs. Delete {path.parent} and run the stage again."
+        ) from error
     run.state.step, run.state.tokens = found.meta.step, found.meta.tokens
+    run.state.skipped_batches = found.meta.skipped_batches
     if (random_state := found.loader.get(f"random.rank{run.world.rank}")) is not None:
         torch.set_rng_state(random_state)
     return True
@@ -168,12 +222,12 @@ def restore(run: TrainingRun) -> bool:
 
 def _check_origin(path: Path, found: CheckpointMeta, own: CheckpointMeta) -> None:
     """Raise CheckpointError where the checkpoint was made by another stage, for another model, or from other data."""
-    differing = [
-        f"{name} {getattr(found, name)!r} instead of {getattr(own, name)!r}"
-        for name in ("stage", "model", "vocab_size", "precision", "data_digest")
-        if getattr(found, name) != getattr(own, name)
-    ]
-    if differing:
+    pairs = {
+        name: (getattr(found, name), getattr(own, name)) for name in ("stage", "vocab_size", "precision", "data_digest")
+    } | {f"model.{name}": (getattr(found.model, name), getattr(own.model, name)) for name in ModelSpec.model_fields}
+    if differing := [
+        f"{name} {theirs!r} instead of {ours!r}" for name, (theirs, ours) in pairs.items() if theirs != ours
+    ]:
         raise CheckpointError(
             f"{path} belongs to another run ({'; '.join(differing)}). Delete {path.parent}, or use another folder."
         )

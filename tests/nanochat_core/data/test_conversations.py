@@ -187,6 +187,19 @@ def test_the_rows_of_a_step_are_those_of_one_rank_dealt_out(batching: Batching, 
             assert all(torch.equal(ours[rank::world_size], own) for ours, own in zip(whole, part, strict=True))
 
 
+@pytest.mark.parametrize("batching", ALL)
+def test_a_loader_names_every_conversation_of_its_last_rows_and_no_other(batching: Batching) -> None:
+    conversations = some_conversations(60)
+    made = loader(conversations, batching, 1, 2)
+    for _ in range(made.steps_per_epoch + 3):
+        idx, _ = made.batch()
+        tokens = idx[idx > 0].numpy() - 1  # the place of each among all tokens
+        present = set((np.searchsorted(conversations.starts, tokens, side="right") - 1).tolist())
+        named = made.origins()["conversations"]
+        assert present <= set(named) and named == sorted(named)
+        assert len(named) <= len(present) + len(idx)  # one whose first token is a row's last target
+
+
 @pytest.mark.parametrize("batching", COMPLETE)
 def test_epochs_differ_in_order_and_not_in_size(batching: Batching) -> None:
     made = loader(some_conversations(200), batching)

@@ -126,12 +126,17 @@ def runtime(**changes: Any) -> PretrainRuntime:
     )
 
 
+def tiny_model(**changes: Any) -> ModelSpec:
+    """Return the shape of a model of 40,000 parameters."""
+    return ModelSpec(depth=1, n_embd=32, n_head=2, n_kv_head=2, sequence_len=32).model_copy(update=changes)
+
+
 def pretrain_params(
     *, steps: int = STEPS, runtime_changes: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
     """Return the params of a model of 40,000 parameters."""
     spec = PretrainSpec(
-        model=ModelSpec(depth=1, n_embd=32, n_head=2, n_kv_head=2, sequence_len=32),
+        model=tiny_model(),
         precision="fp32",
         steps=steps,
         total_batch_tokens=256,

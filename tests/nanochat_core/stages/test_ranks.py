@@ -1,5 +1,7 @@
-"""Two ranks compute what one computes."""
+"""Two ranks compute what one computes, and any number of ranks goes on from the checkpoint of any other."""
 
+import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -105,3 +107,31 @@ def test_sigterm_to_torchrun_saves_on_all_ranks_and_one_rank_goes_on(bench: Work
     stage_folders.run(folder, ranks=1)
     assert losses(folder) == pytest.approx(losses(base_model), rel=1e-4)
     assert read_metrics(folder / "metrics.jsonl")[-1]["attempt"] == 2
+
+
+def unfinished_copy(folder: Path, name: str, last: int) -> Path:
+    """Return a copy of a finished stage as it was after its step `last`, of which there is a checkpoint."""
+    copy = folder.with_name(name)
+    shutil.copytree(folder, copy)
+    for path in (copy / "checkpoints").iterdir():
+        if path.name != f"step_{last:08d}":
+            shutil.rmtree(path)
+    (copy / "result.json").unlink()
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= last))
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_checkpoint_of_four_ranks_goes_on_with_the_same_losses_on_one_and_on_three(bench: Workbench) -> None:
+    model = stage_folders.tiny_model(arch="full", depth=2, n_kv_head=1)
+    four = bench.pretrain("four", steps=12, packing="best_fit", model=model)
+    stage_folders.run(four, ranks=4)
+    saved = four / "checkpoints" / "step_00000010"
+    assert len(list(saved.glob("optimizer.rank*"))) == len(list(saved.glob("loader.rank*"))) == 4
+    for ranks in (1, 3):
+        again = unfinished_copy(four, f"four-on-{ranks}", 10)
+        stage_folders.run(again, ranks=ranks)
+        assert losses(again)[10] == pytest.approx(losses(four)[10], rel=1e-5)
+        assert losses(again) == pytest.approx(losses(four), rel=1e-4)

@@ -54,7 +54,7 @@ def test_a_model_with_a_changed_byte_is_refused_by_name(bench: Workbench, base_m
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "loader.rank00000.safetensors", "meta.json"]
+    "name", ["model.safetensors", "optimizer.rank00000.safetensors", "loader.rank00000.safetensors", "meta.json"]
 )
 def test_a_resume_from_a_changed_file_is_refused_by_name(name: str, bench: Workbench, base_model: Path) -> None:
     folder = copy_of(base_model, f"damaged-{name}")

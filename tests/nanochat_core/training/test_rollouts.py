@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanochat_core.distributed import World
-from nanochat_core.errors import DataError, SpecError
+from nanochat_core.errors import NonFiniteLoss, SpecError
 from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.muon_adamw import MuonAdamW
@@ -100,7 +100,7 @@ class OneAnswer:
 def test_a_loss_that_is_no_number_stops_before_the_update() -> None:
     model, world = random_model(), World(0, 1, torch.device("cpu"))
     loader = QuestionLoader([{"messages": []}], per_step=1, seed=0, world=world)
-    state = TrainState(model, MuonAdamW(model), loader, "fp32")
+    state = TrainState(model, MuonAdamW(model), loader)
     spec = RLSpec.model_validate(rendered({"samples_per_question": 2}))
     settings = LoopSettings(steps=2, optimizer=OptimizerSpec(grad_clip=None), micro_rows=2)
     steps = reinforce_steps(OneAnswer(), spec, 2)(state, world, settings, lambda: False)
@@ -108,10 +108,33 @@ def test_a_loss_that_is_no_number_stops_before_the_update() -> None:
     with torch.no_grad():
         model.lm_head.weight[3, 3] = float("nan")
     before = model.wte.weight.detach().clone()
-    with pytest.raises(DataError, match="The loss of step 2 is nan"):
+    with pytest.raises(NonFiniteLoss, match=r"The loss of step 2 is nan.* made from the documents questions \(0\)"):
         next(steps)
     assert state.step == 1
     assert torch.equal(model.wte.weight, before)
+
+
+def test_a_loader_names_the_questions_of_its_last_step() -> None:
+    world = World(1, 2, torch.device("cpu"))
+    loader = QuestionLoader([{"number": number} for number in range(10)], per_step=4, seed=0, world=world)
+    for _ in range(6):
+        questions, _ = loader.next_questions()
+        assert loader.origins() == {"questions": sorted(question["number"] for question in questions)}
+
+
+def test_where_memory_ends_the_samples_are_learned_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_device(model: GPT, rows: list[tuple[list[int], list[int], float]]) -> torch.Tensor:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return policy_loss(model, rows)
+
+    monkeypatch.setattr("nanochat_core.training.rollouts.policy_loss", small_device)
+    model, world = random_model(), World(0, 1, torch.device("cpu"))
+    state = TrainState(model, MuonAdamW(model), QuestionLoader([{"messages": []}], per_step=1, seed=0, world=world))
+    spec = RLSpec.model_validate(rendered({"samples_per_question": 2}))
+    settings = LoopSettings(steps=1, optimizer=OptimizerSpec(grad_clip=None), micro_rows=4)
+    (info,) = reinforce_steps(OneAnswer(), spec, 4)(state, world, settings, lambda: False)
+    assert info.loss == pytest.approx(0.0, abs=3) and state.halvings.count == 2
 
 
 def test_an_unknown_reward_is_refused_with_the_nearest_name() -> None:

@@ -43,10 +43,10 @@ def test_the_held_out_loss_counts_every_learned_target_and_bpb_those_with_bytes(
     sizes[6] = 0  # a special token
     logprobs = torch.log_softmax(model(idx).double(), -1)
     nats = [-float(logprobs[row, column, targets[row, column]]) for row, column in ((0, 0), (0, 1), (1, 1), (1, 2))]
-    found = held_out_losses(model, [(idx[:1], targets[:1]), (idx[1:], targets[1:])], sizes, WORLD, "fp32")
+    found = held_out_losses(model, [(idx[:1], targets[:1]), (idx[1:], targets[1:])], sizes, WORLD)
     assert found["val/loss"] == pytest.approx(sum(nats) / 4, rel=1e-5)
     assert found["val/bpb"] == pytest.approx((nats[0] + nats[1] + nats[3]) / math.log(2) / (2 + 3 + 7), rel=1e-5)
-    assert "val/bpb" not in held_out_losses(model, [(idx, targets)], torch.zeros_like(sizes), WORLD, "fp32")
+    assert "val/bpb" not in held_out_losses(model, [(idx, targets)], torch.zeros_like(sizes), WORLD)
 
 
 def test_the_bigram_table_is_that_of_a_dictionary_of_pairs() -> None:
