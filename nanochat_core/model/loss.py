@@ -4,32 +4,31 @@
 micro-batches and ranks, so that a micro-batch without any gives zero and never NaN.
 
 The rows of logits are worked through in pieces that fit a cache, and each piece's gradient is computed beside its loss:
-with z = h·Uᵀ, t = tanh(z/15) and p = softmax(15·t), d loss/dz = (p − onehot)·(1 − t²). No piece outlives its turn.
+with z = h·Uᵀ, t = tanh(z/15) and p = softmax(15·t), d loss/dz = (p − onehot)·(1 − t²).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from nanochat_core.model.gpt import GPT, LOGIT_CAP
 
 IGNORED = -1
-CPU_ROWS, GPU_ROWS = 64, 8192  # rows of logits at a time: 8 MiB of float32 at V = 32,768 on a CPU
+CPU_ROWS, GPU_ROWS = 128, 4096  # rows of logits at a time: 16 MiB of float32 at V = 32,768 on a CPU
 
 
 def token_nll(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
     """Return −log p of each target after `idx` (both (B, T)) in nats, float32 (B, T); 0 where IGNORED."""
-    hidden = model.hidden(idx).flatten(0, 1)
+    hidden, wanted = model.hidden(idx).flatten(0, 1), targets.flatten()
+    rows = _piece_rows(hidden.device)
     pieces = [
-        _row_nll(model, rows, wanted)
-        for rows, wanted in zip(_split(hidden), _split(targets.flatten(), like=hidden), strict=True)
+        cross_entropy(model.logits(piece), piece_targets, ignore_index=IGNORED, reduction="none")
+        for piece, piece_targets in zip(hidden.split(rows), wanted.split(rows), strict=True)
     ]
     return torch.cat(pieces).view_as(targets)
-
-
-def _row_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(model.logits(hidden), targets, ignore_index=IGNORED, reduction="none")
 
 
 def loss_sum(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
@@ -43,8 +42,8 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int) ->
     return _HeadLoss.apply(hidden.flatten(0, 1), head, targets.flatten(), vocab_size)
 
 
-def _split(rows: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
-    return rows.split(CPU_ROWS if (like if like is not None else rows).device.type == "cpu" else GPU_ROWS)
+def _piece_rows(device: torch.device) -> int:
+    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -53,43 +52,76 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
         weight = head.detach()[:vocab_size].to(hidden.dtype)
-        wants_gradient = any(ctx.needs_input_grad[:2])
-        d_hidden = torch.empty_like(hidden) if wants_gradient else None
-        d_head = torch.zeros_like(head) if wants_gradient else None
+        gradients = Gradients.like(hidden, head, vocab_size) if any(ctx.needs_input_grad[:2]) else None
+        rows = min(_piece_rows(hidden.device), len(hidden))
+        buffers = torch.empty(2, rows, vocab_size, device=hidden.device)
         total = torch.zeros((), device=hidden.device)
-        first = 0
-        for rows, wanted in zip(_split(hidden.detach()), _split(targets, like=hidden), strict=True):
-            loss, d_logits = _piece(rows, weight, wanted, wants_gradient=wants_gradient)
-            total += loss
-            if d_logits is not None:
-                d_logits = d_logits.to(rows.dtype)
-                torch.mm(d_logits, weight, out=d_hidden[first : first + len(rows)])
-                d_head[:vocab_size].addmm_(d_logits.T.to(d_head.dtype), rows.to(d_head.dtype))
-            first += len(rows)
-        if wants_gradient:
-            ctx.save_for_backward(d_hidden, d_head)
+        for first in range(0, len(hidden), rows):
+            piece = slice(first, first + rows)
+            total += _piece_loss(hidden.detach()[piece], weight, targets[piece], buffers, gradients, first)
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden, gradients.head)
         return total
 
     @staticmethod
     def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Scale the gradients in place: they are used once."""
         d_hidden, d_head = ctx.saved_tensors
         return d_hidden.mul_(d_total.to(d_hidden.dtype)), d_head.mul_(d_total), None, None
 
 
-def _piece(hidden: Tensor, weight: Tensor, targets: Tensor, *, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the loss of some rows (n, C), summed, and its gradient with respect to the logits (n, V), float32.
+@dataclass(frozen=True)
+class Gradients:
+    """Where the gradients of the head's input (n, C) and of its weight (≥ V, C) are put together."""
 
-    15·t is at most 15, so that exp needs no maximum taken away first.
+    hidden: Tensor
+    head: Tensor
+    vocab_size: int
+
+    @classmethod
+    def like(cls, hidden: Tensor, head: Tensor, vocab_size: int) -> "Gradients":
+        found = cls(torch.empty_like(hidden), torch.empty_like(head), vocab_size)
+        found.head[vocab_size:].zero_()
+        return found
+
+    def add(self, hidden: Tensor, weight: Tensor, d_logits: Tensor, row_factor: Tensor, first: int) -> None:
+        """Take in the rows from `first` on, whose gradient is `d_logits` (n, V) times `row_factor` (n, 1)."""
+        d_logits = d_logits.to(weight.dtype)
+        torch.mm(d_logits, weight, out=self.hidden[first : first + len(hidden)]).mul_(row_factor)
+        scaled, head = hidden * row_factor.to(hidden.dtype), self.head[: self.vocab_size]
+        if head.dtype == weight.dtype:
+            torch.addmm(head, d_logits.T, scaled, beta=0 if first == 0 else 1, out=head)
+        elif first == 0:
+            head.copy_(torch.mm(d_logits.T, scaled))
+        else:
+            head.add_(torch.mm(d_logits.T, scaled))
+
+
+def _piece_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, buffers: Tensor, gradients: Gradients | None, first: int
+) -> Tensor:
+    """Return the loss of some rows (n, C), summed; add what they give to the gradients. `buffers` are (2, ≥ n, V).
+
+    15·t is at most 15, so that exp needs no maximum taken away first. The gradient is left undivided by Σp until the
+    products, which are far smaller.
     """
-    capped = torch.mm(hidden, weight.T).float().mul_(1 / LOGIT_CAP).tanh_()  # t
-    is_learned = targets != IGNORED
+    capped, p = buffers[:, : len(hidden)]
+    _matmul(hidden * (1 / LOGIT_CAP), weight.T, capped)
+    capped.tanh_().mul_(LOGIT_CAP)
+    is_learned = (targets != IGNORED)[:, None]
     wanted = targets.clamp(min=0)[:, None]
-    of_target = LOGIT_CAP * capped.gather(1, wanted)[:, 0]
-    p = torch.mul(capped, LOGIT_CAP).exp_()
-    sums = p.sum(dim=1)
-    loss = ((sums.log() - of_target) * is_learned).sum()
-    if not wants_gradient:
-        return loss, None
-    p.mul_((is_learned / sums)[:, None])
-    p.scatter_add_(1, wanted, -is_learned[:, None].to(p.dtype))
-    return loss, p.addcmul_(p, capped.square_(), value=-1)
+    of_target = capped.gather(1, wanted)
+    sums = torch.exp(capped, out=p).sum(dim=1, keepdim=True)
+    if gradients is not None:
+        p.addcmul_(p, capped.square_(), value=-1 / LOGIT_CAP**2)
+        p.scatter_add_(1, wanted, (of_target.square() / LOGIT_CAP**2 - 1) * sums)
+        gradients.add(hidden, weight, p, is_learned / sums, first)
+    return ((sums.log() - of_target) * is_learned).sum()
+
+
+def _matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a·b into `out`, whatever its dtype."""
+    if a.dtype == out.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(torch.mm(a, b))
