@@ -4,6 +4,7 @@ Each part goes through the same five moves in a step: start_reduce, finish_reduc
 With one rank nothing travels. A piece of state is called "{parameter}/{slot}@{first row}".
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -26,6 +27,9 @@ class RatesLike(Protocol):
 
 class Part(Protocol):
     """Some parameters, this rank's state for them, and their moves."""
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]: ...
 
     def start_reduce(self) -> None:
         """Begin to sum the ranks' gradients."""
@@ -71,6 +75,7 @@ class ScalarPart:
         self._name, self._parameter, self._group, self._constants = name, parameter, group, constants
         self._world = world
         self._m, self._v = torch.zeros_like(parameter.detach()), torch.zeros_like(parameter.detach())
+        self.parameters = [parameter]
 
     def start_reduce(self) -> None:
         self._world.sum_(self._parameter.grad)
@@ -107,6 +112,7 @@ class TablePart:
     def __init__(self, name: str, parameter: nn.Parameter, group: Group, constants: AdamWGroup, world: World) -> None:
         self._name, self._parameter, self._group, self._constants = name, parameter, group, constants
         self._world = world
+        self.parameters = [parameter]
         self._block = -(-parameter.size(0) // world.size)
         self._first = min(world.rank * self._block, parameter.size(0))
         self._own = parameter.detach()[self._first : self._first + self._block]  # a view: updated in place
@@ -165,6 +171,7 @@ class MatrixPart:
 
     def __init__(self, parameters: dict[str, nn.Parameter], owners: list[int], recipe: Recipe, world: World) -> None:
         self._recipe, self._world = recipe, world
+        self.parameters = list(parameters.values())
         self._by_rank = [
             [name for name, owner in zip(parameters, owners, strict=True) if owner == rank]
             for rank in range(world.size)

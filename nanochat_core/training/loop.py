@@ -93,15 +93,19 @@ def train_step(
     trained = world.sum_((targets != IGNORED).sum().to(device, world.sum_dtype)).clamp(min=1)
 
     def add_gradients(rows: int) -> Tensor:
-        """Return this rank's share of the mean loss; the gradients are those of the same."""
+        """Return this rank's share of the mean loss; the gradients are those of the same, and set out as they come."""
         total = torch.zeros((), dtype=world.sum_dtype, device=device)
-        for micro_idx, micro_targets in micro_batches(idx, targets, rows):
-            loss = loss_function(state.model, micro_idx.to(device), micro_targets.to(device))
+        for row in range(0, len(idx), rows):
+            piece = slice(row, row + rows)
+            loss = loss_function(state.model, idx[piece].to(device), targets[piece].to(device))
+            if row + rows >= len(idx):
+                state.optimizer.expect_last_backward()
             (loss / trained.to(loss.dtype)).backward()
             total += loss.detach()
         return total / trained
 
     share = state.halvings.attempt(state.model, rows_of(idx, micro_rows, micro_tokens), add_gradients)
+    state.optimizer.start_reduction()
     # One reduction for loss, tokens and the wish to stop, so that all ranks stop after the same step; one wait for it.
     numbers = torch.stack([share, share.new_tensor(idx.numel()), share.new_tensor(float(stop_requested))])
     loss_mean, tokens, stopping = world.sum_(numbers).tolist()

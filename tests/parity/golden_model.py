@@ -100,7 +100,9 @@ def train(arch: Arch, world: World) -> dict[str, Tensor]:
         loss = torch.zeros(())
         if world.rank < len(reference.idx):  # there are two rows
             loss = reference.mean_loss(model, slice(world.rank, None, world.size))
+            optimizer.expect_last_backward()
             loss.backward()
+        optimizer.start_reduction()
         losses.append(world.sum_(loss.detach().clone()))
         reference.step(optimizer)
         found |= {f"after{step}.{name}": tensor.detach().clone() for name, tensor in model.named_parameters()}
