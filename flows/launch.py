@@ -143,6 +143,7 @@ class StageProcess:
             # runs there. docs/experiments.md has the numbers.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+            "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # large pages under large tensors
             "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
             "PYTHONPATH": search_path(),
             "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
