@@ -15,9 +15,8 @@ B rows, H query heads, K key/value heads (a divisor of H), T queries, S keys, D 
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,6 +38,13 @@ class AttentionBackend:
     name: str
     reason: str
     attend: Attend = field(repr=False)
+
+    def prepare(self, length: int, windows: Iterable[int | None], device: torch.device) -> None:
+        """Make what is needed for rows of `length` tokens, so that a compiled model finds it and does not make it."""
+        if isinstance(self.attend, FlexAttention):
+            for window in windows:
+                if window is not None and window < length - 1:
+                    self.attend.mask(length, window, device)
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, head_size: int) -> AttentionBackend:
@@ -122,24 +128,24 @@ class FlexAttention:
         from torch.nn.attention.flex_attention import flex_attention  # imports the compiler: a second
 
         self.kernel: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False)
+        self.masks: dict[tuple[int, int, torch.device], Any] = {}  # BlockMask by length, window, device
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         if window is None or window >= q.size(2) - 1:
             return causal_attention(q, k, v)
-        mask = sliding_block_mask(q.size(2), window, q.device)
+        mask = self.mask(q.size(2), window, q.device)
         return self.kernel(q, k, v, block_mask=mask, enable_gqa=q.size(1) != k.size(1))
 
+    def mask(self, length: int, window: int, device: torch.device) -> Any:
+        """Return the BlockMask, made at the first call: which blocks of 128 × 128 scores are computed."""
+        if (length, window, device) not in self.masks:
+            from torch.nn.attention.flex_attention import create_block_mask
 
-@torch.compiler.assume_constant_result
-@lru_cache(maxsize=32)
-def sliding_block_mask(length: int, window: int, device: torch.device) -> Any:
-    """Return FlexAttention's BlockMask of `length` queries and keys: which blocks of 128 × 128 scores it computes."""
-    from torch.nn.attention.flex_attention import create_block_mask
+            def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return (key <= query) & (query - key <= window)
 
-    def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query - key <= window)
-
-    return create_block_mask(is_visible, None, None, length, length, device=device)
+            self.masks[length, window, device] = create_block_mask(is_visible, None, None, length, length, device)
+        return self.masks[length, window, device]
 
 
 class FlashAttention3:
