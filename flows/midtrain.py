@@ -39,7 +39,7 @@ MIDTRAIN = Stage(
     name="midtrain",
     part="midtrain",
     module="nanochat_core.stages.midtrain",
-    version=1,
+    version=2,  # longer rows extend the model's context
     params=lambda spec: StageParams.of(chat_part(spec, "midtrain"), exclude=["conversations"]),
     inputs=lambda spec: {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": PRETRAIN},
     uses_torchrun=True,

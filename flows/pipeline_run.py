@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows import background, environment, launch, run_artifacts, run_lock
+from flows.earlier_pretrain import EARLIER, check_is_whole, with_earlier
 from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say, warn
 from flows.run_names import command_of, what_is_new
@@ -63,6 +64,8 @@ class PipelineRun:
         self.spec = spec if given else recipes.runnable(spec)
         self.base = paths.base_dir()
         self.outcomes: dict[str, StageOutcome] = dict(given or {})
+        if not given:
+            self.spec, self.outcomes = with_earlier(self.spec, self.base)
         environment.prepare(self.base)
         self._id = str(flow_run.id or uuid.uuid4())
         self._alive = ExitStack()
@@ -155,7 +158,9 @@ class PipelineRun:
 
     def _whole(self, stage: Stage) -> StageOutcome:
         """Return the outcome of a stage whose files are needed: where they were pruned, it is made again."""
-        if self.outcomes[stage.name].is_pruned:
+        if stage.name == EARLIER.name:
+            check_is_whole(self.outcomes[stage.name])
+        elif self.outcomes[stage.name].is_pruned:
             warn(f"{stage.name} runs again: what it made was removed by `nanochat gc`, and is needed now")
             inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
             self._prepare(stage, inputs)

@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.download import DOWNLOAD
+from flows.earlier_pretrain import EARLIER
 from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.shard_tasks import ShardTask, ShardTasks
@@ -22,13 +23,19 @@ def tokenise_shards(tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[str, 
     return tasks.tokenise(inputs["tokenizer"], inputs.get("text"))
 
 
+def pretrain_inputs(spec: PipelineSpec) -> dict[str, Stage]:
+    """Return tokenizer, text (which goes on coming while the first is made) and the model to go on from, if any."""
+    inputs = {"tokenizer": TOKENIZER, "text": DOWNLOAD}
+    return inputs | ({"model": EARLIER} if spec.pretrain.start_from else {})
+
+
 PRETRAIN = Stage(
     name="pretrain",
     part="pretrain",
     module="nanochat_core.stages.pretrain",
     version=2,  # rows come in another order
-    params=lambda spec: StageParams.of(spec.pretrain),
-    inputs=lambda spec: {"tokenizer": TOKENIZER, "text": DOWNLOAD},  # the text goes on coming while the first is made
+    params=lambda spec: StageParams.of(spec.pretrain, exclude=["start_from"]),  # an input instead
+    inputs=pretrain_inputs,
     uses_torchrun=True,
     shard_tasks=tokenise_shards,
 )

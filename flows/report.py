@@ -83,6 +83,8 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
         for model, stage in TRAINING_STAGES.items()
         if stage in stages
     }
+    if "pretrain" in stages:
+        numbers["pretrain"]["bpb_by_position"] = stages["pretrain"].details.get("bpb_by_position", {})
     seconds = {name: wall_seconds(files) for name, files in stages.items()}
     return {
         "run": {"name": run_name, "recipe": spec.recipe},

@@ -152,6 +152,7 @@ def sections(report: Mapping[str, Any], plots: Sequence[Plot]) -> list[Section]:
             for stage, title in TRAINING_TITLES.items()
             if stage in report["stages"]
         ),
+        _positions(report.get("pretrain", {}).get("bpb_by_position", {})),
         *(
             Section(
                 f"Samples: {MODEL_TITLES[model]}", samples=[Sample(**sample) for sample in report["samples"][model]]
@@ -183,6 +184,15 @@ def _run_facts(report: Mapping[str, Any]) -> dict[str, str]:
         "estimated cost": price,
         "versions": ", ".join(f"{name} {version}" for name, version in header["versions"].items()),
     }
+
+
+def _positions(bpb: Mapping[str, float]) -> Section:
+    """Return the bits per byte by position: {first of a bucket: bpb}."""
+    firsts = [int(first) for first in bpb]
+    lasts = [str(first - 1) for first in firsts[1:]] + ["end"]
+    rows = [[f"{first} to {last}", shown(bpb[str(first)])] for first, last in zip(firsts, lasts, strict=False)]
+    note = "Validation text by how many tokens of its row stand before: what longer rows buy is the fall to the end."
+    return Section("Bits per byte by position", note=note, columns=("positions", "bits per byte"), rows=rows)
 
 
 def _stages(report: Mapping[str, Any]) -> Section:

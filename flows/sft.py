@@ -23,7 +23,7 @@ SFT = Stage(
     name="sft",
     part="sft",
     module="nanochat_core.stages.sft",
-    version=1,
+    version=2,  # longer rows extend the model's context
     params=lambda spec: StageParams.of(chat_part(spec, "sft"), exclude=["conversations"]),
     inputs=sft_inputs,
     uses_torchrun=True,

@@ -120,6 +120,8 @@ def _shape(spec: PipelineSpec) -> Iterator[str]:
         yield f"pretrain.model.n_head: width {model.n_embd} is not divisible by {model.n_head} heads"
     elif (model.n_embd // model.n_head) % 2:
         yield f"pretrain.model.n_head: the head size {model.n_embd // model.n_head} must be even"
+    if model.short_window and model.arch == "classic":
+        yield "pretrain.model.short_window: every layer of arch 'classic' sees the whole row; leave this empty"
     if model.n_head % model.n_kv_head:
         yield f"pretrain.model.n_kv_head: {model.n_head} heads cannot share {model.n_kv_head} key/value heads"
 
@@ -173,11 +175,13 @@ def _chat_parts(spec: PipelineSpec) -> Iterator[str]:
         if part is not None:
             yield from _schedule(name, part.optimizer, part.steps)
             yield from _mixture(f"{name}.conversations", part.conversations, spec.task_data)
+    model_len = spec.pretrain.model.sequence_len
     for name, finetune in (("midtrain", spec.midtrain), ("sft", spec.sft)):
         if finetune is not None:
-            yield from _finetune(name, finetune, spec.pretrain.model.sequence_len)
+            yield from _finetune(name, finetune, model_len)
+            model_len = max(model_len, finetune.sequence_len or 0)  # from here on
     if spec.rl is not None:
-        yield from _rl(spec.rl, spec.pretrain.model.sequence_len)
+        yield from _rl(spec.rl, model_len)
 
 
 def _schedule(name: str, optimizer: OptimizerSpec, steps: int | None) -> Iterator[str]:
@@ -215,7 +219,7 @@ def _finetune(name: str, part: FinetuneSpec, model_len: int) -> Iterator[str]:
     if part.sequence_len and part.sequence_len > longest:
         yield (
             f"{name}.sequence_len: {part.sequence_len} tokens; the model is trained on {model_len} and answers up to "
-            f"{longest} ({CONTEXT_MARGIN} x pretrain.model.sequence_len): expected no more"
+            f"{longest} ({CONTEXT_MARGIN} x as many): expected no more"
         )
     if part.batch_tokens and part.batching != "bucketed":
         yield f"{name}.batch_tokens: the batching is {part.batching!r}; set it to 'bucketed', or leave this empty"
@@ -248,7 +252,7 @@ def _answers(name: str, tokens: int, model_len: int) -> Iterator[str]:
     if tokens >= CONTEXT_MARGIN * model_len:
         yield (
             f"{name}: {tokens} tokens leave no room for a question; the model holds {CONTEXT_MARGIN * model_len} "
-            f"({CONTEXT_MARGIN} x pretrain.model.sequence_len)"
+            f"({CONTEXT_MARGIN} x the sequence_len that it is trained on)"
         )
 
 

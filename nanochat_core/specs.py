@@ -98,6 +98,20 @@ class ModelSpec(Spec):
     n_head: int | None = Field(None, ge=1, le=65_536, description="query heads; empty: width / 128, rounded up")
     n_kv_head: int | None = Field(None, ge=1, le=65_536, description="key/value heads; empty: as many as query heads")
     sequence_len: int = Field(2048, ge=16, le=1_048_576, description="tokens in a row")
+    rope_base: float | None = Field(
+        None,
+        ge=1,
+        le=1e30,
+        description="base of the rotary positions: the slowest turn once in about 6 x so many tokens; empty: 10,000, "
+        "for arch full 100,000, more where a context was extended",
+    )
+    short_window: int | None = Field(
+        None,
+        ge=1,
+        le=1_048_576,
+        description="tokens that a layer with a window looks back (arch full); empty: sequence_len / 4, rounded up to "
+        "a multiple of 128",
+    )
 
 
 class OptimizerSpec(Spec):
@@ -177,6 +191,12 @@ class PretrainSpec(Spec):
     tokens_per_parameter: float = Field(
         20.0, gt=0, le=100_000, description="training tokens for each parameter; sets the steps where these are empty"
     )
+    start_from: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of a finished pretraining whose weights this one goes on from, with the same tokenizer and "
+        "shape but for a sequence_len as large or larger; empty: fresh weights",
+    )
     steps: int | None = Field(
         None, ge=1, le=10**9, description="steps; empty: tokens_per_parameter x parameters / total_batch_tokens"
     )
@@ -241,7 +261,11 @@ class FinetuneSpec(Spec):
         description="tokens in an optimizer step, with padding (batching bucketed); empty: batch_rows x sequence_len",
     )
     sequence_len: int | None = Field(
-        None, ge=16, description="longest row in tokens; empty: the model's (pretrain.model.sequence_len)"
+        None,
+        ge=16,
+        le=1_048_576,
+        description="longest row in tokens; more than the model's extends its context; empty: the model's "
+        "(pretrain.model.sequence_len)",
     )
     epochs: float = Field(1.0, gt=0, description="passes over the conversations (sets the steps)")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x the steps of one pass")

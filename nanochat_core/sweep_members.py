@@ -90,6 +90,8 @@ def _conflicts(sweep: SweepSpec) -> Iterator[str]:
         yield "with_core: the CORE bundle is not fetched; add 'core' to base.task_data.datasets (source hub)"
     if sweep.base.force:
         yield "base.force: a sweep reuses what is finished; to train a model again, remove its folder"
+    if sweep.base.pretrain.start_from:
+        yield "base.pretrain.start_from: the models of a sweep differ in shape and start from nothing; leave it empty"
     if reason := recipes.unsupported(sweep.base):
         yield f"base: {reason}"
 

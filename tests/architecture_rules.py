@@ -32,6 +32,7 @@ TORCH_FREE = (
     "hardware",
     "chat_format",
     "model.accounting",
+    "model.context",
     "model.memory",
     "optim.scaling",
     "optim.scaling_laws",

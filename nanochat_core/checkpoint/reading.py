@@ -1,6 +1,6 @@
 """Checkpoints from the disk: every file verified before anything of it is used, and nothing unpickled."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from nanochat_core.checkpoint.tensor_file import StoredTensors, verify
 from nanochat_core.device import compute_dtype
 from nanochat_core.errors import CheckpointError
 from nanochat_core.model.gpt import GPT
+from nanochat_core.specs import ModelSpec
 
 
 def load(path: Path, *, tokenizer_hash: str, device: torch.device) -> Checkpoint:
@@ -56,15 +57,23 @@ def load_weights(path: Path, *, tokenizer_hash: str, device: torch.device) -> tu
     return meta, dict(stored)
 
 
-def load_model(folder: Path, *, tokenizer_hash: str, device: torch.device) -> tuple[GPT, CheckpointMeta]:
+def load_model(
+    folder: Path,
+    *,
+    tokenizer_hash: str,
+    device: torch.device,
+    reshape: Callable[[ModelSpec], ModelSpec] = lambda model: model,
+) -> tuple[GPT, CheckpointMeta]:
     """Return the newest model of an artifact folder (or of a checkpoint folder), and its meta.
 
-    Raises CheckpointError where there is none, it is damaged, or the tokenizer is another one.
+    `reshape` gives the same weights another shape (model/context.py); the meta says so. Raises CheckpointError where
+    there is no model, it is damaged, or the tokenizer is another one.
     """
     path = folder if (folder / META_FILE).is_file() else latest(folder / "checkpoints")
     if path is None:
         raise CheckpointError(f"{folder} holds no checkpoint. Run its stage first.")
-    meta, weights = load_weights(path, tokenizer_hash=tokenizer_hash, device=device)
+    found, weights = load_weights(path, tokenizer_hash=tokenizer_hash, device=device)
+    meta = found.model_copy(update={"model": reshape(found.model)})
     with torch.device("meta"):
         model = GPT(meta.model, meta.vocab_size)
     check_shapes(path, model, weights)

@@ -38,9 +38,18 @@ def attention_windows(model: ModelSpec) -> list[int]:
     """Return how many keys each layer sees: T everywhere for classic; SSSL tiled, the last one long, for full."""
     if model.arch == "classic":
         return [model.sequence_len] * model.depth
-    short = -(-model.sequence_len // 4 // 128) * 128
+    short = short_window(model)
     pattern = [FULL_WINDOW_PATTERN[layer % 4] for layer in range(model.depth - 1)] + ["L"]
     return [model.sequence_len if kind == "L" else short for kind in pattern]
+
+
+def short_window(model: ModelSpec) -> int:
+    """Return how many keys the short layers of `full` see: as given, or T/4 rounded up to a multiple of 128.
+
+    >>> short_window(ModelSpec(arch="full")), short_window(ModelSpec(arch="full", sequence_len=8192, short_window=512))
+    (512, 512)
+    """
+    return model.short_window or -(-model.sequence_len // 4 // 128) * 128
 
 
 def kv_width(model: ModelSpec) -> int:

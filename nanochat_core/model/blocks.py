@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from nanochat_core.specs import Arch
+from nanochat_core.specs import Arch, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,12 @@ FULL = BlockSet(
     padded_vocab=64,
 )
 BLOCK_SETS: dict[Arch, BlockSet] = {"classic": CLASSIC, "full": FULL}
+
+
+def rope_base(model: ModelSpec, blocks: BlockSet | None = None) -> float:
+    """Return the base of the rotary positions: the model's own (model/context.py), or that of its block set.
+
+    >>> rope_base(ModelSpec()), rope_base(ModelSpec(rope_base=4e5))
+    (10000.0, 400000.0)
+    """
+    return model.rope_base or (blocks or BLOCK_SETS[model.arch]).rope_base

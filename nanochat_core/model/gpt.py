@@ -24,7 +24,7 @@ from nanochat_core.model.accounting import (
     value_embedding_layers,
 )
 from nanochat_core.model.attention import causal_attention
-from nanochat_core.model.blocks import BLOCK_SETS, BlockSet
+from nanochat_core.model.blocks import BLOCK_SETS, BlockSet, rope_base
 from nanochat_core.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -161,8 +161,9 @@ class GPT(nn.Module):
         """Return cos and sin, (length, D/2) each, from a table that grows as needed."""
         if self._rotary is None or self._rotary[0].size(0) < length or self._rotary[0].device != self.device:
             size, head_size = max(length, self.spec.sequence_len), self.spec.n_embd // self.spec.n_head
+            base = rope_base(self.spec, self.blocks_set)
             with torch.inference_mode(False):  # the engine may come first; training must be able to use the table too
-                self._rotary = rotary_tables(size, head_size, self.blocks_set.rope_base, self.device)
+                self._rotary = rotary_tables(size, head_size, base, self.device)
         cos, sin = self._rotary
         return cos[:length], sin[:length]
 

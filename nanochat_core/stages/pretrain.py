@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat_core import paths
+from nanochat_core import checkpoint, paths
 from nanochat_core.artifacts import StageFolder, run_stage
 from nanochat_core.checkpoint import CheckpointMeta
 from nanochat_core.data.document_order import DocumentOrder, lanes_of
@@ -24,11 +24,12 @@ from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError
 from nanochat_core.hardware import usable_cores
 from nanochat_core.inference.engine import Engine, Prompt
+from nanochat_core.model.context import continued
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.scaling import rate_batch_factor
-from nanochat_core.specs import PACKING, PretrainSpec, parse_params
+from nanochat_core.specs import PACKING, ModelSpec, PretrainSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
 from nanochat_core.training.compile_cache import use_compile_cache
@@ -50,7 +51,7 @@ SAMPLE_PROMPTS = (
 
 
 def pretrain(folder: StageFolder) -> None:
-    """Train a model from scratch on the text shards and write its checkpoints and result."""
+    """Train a model on the text shards, fresh or of an earlier pretraining; write its checkpoints and result."""
     spec = parse_params(PretrainSpec, folder.request.params)
     check_spec(spec)
     with joined_world() as world:
@@ -67,9 +68,12 @@ def pretrain(folder: StageFolder) -> None:
 
 def check_spec(spec: PretrainSpec) -> None:
     """Raise SpecError where a field is still to be derived, or asks for what is not built yet."""
-    fields = {name: getattr(spec, name) for name in ("steps", "total_batch_tokens", "packing")} | dict(spec.model)
+    fields = {name: getattr(spec, name) for name in ("steps", "total_batch_tokens", "packing")}
+    fields |= {name: getattr(spec.model, name) for name in ("n_embd", "n_head", "n_kv_head")}
     if empty := [name for name, value in fields.items() if value is None]:
         raise SpecError(f"pretrain: {', '.join(empty)} must be given here; `nanochat plan` shows the derived values.")
+    if spec.start_from:
+        raise SpecError("pretrain: start_from is for flows; here, name that folder as the input `model` in spec.json.")
     if spec.precision == "fp8":
         raise SpecError("pretrain: precision 'fp8' is not built yet; use 'bf16'.")
 
@@ -78,19 +82,17 @@ def _make_run(
     folder: StageFolder, spec: PretrainSpec, world: World, tokenizer: Tokenizer, shards: TextShards, feed: Feed
 ) -> TrainingRun:
     """Build model, optimizer and loader, at step 0."""
-    model = GPT(spec.model, tokenizer.vocab_size)
-    init_weights(model, spec.seed)
-    model.to(world.device)
-    model.compute_dtype = compute_dtype(spec.precision)
+    model = _first_model(folder, spec, world, tokenizer)
     state = TrainState(model, MuonAdamW(model, world), feed)
-    meta = _first_meta(folder, spec, tokenizer)
+    meta = _first_meta(folder, spec, model.spec, tokenizer)
     at_a_time = micro_rows(spec.runtime, meta, spec.total_batch_tokens // spec.model.sequence_len, world)
     rows = _validation_rows(spec, tokenizer, shards)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     def validate() -> dict[str, float]:
         batches = row_batches(rows, world, batch_rows=at_a_time)
-        return held_out_losses(model, batches, token_bytes, world)
+        positions = model.spec.sequence_len if state.step == spec.steps else 0  # at the end, by position too
+        return held_out_losses(model, batches, token_bytes, world, positions=positions)
 
     return TrainingRun(
         folder=folder,
@@ -113,14 +115,34 @@ def _make_run(
     )
 
 
-def _first_meta(folder: StageFolder, spec: PretrainSpec, tokenizer: Tokenizer) -> CheckpointMeta:
+def _first_model(folder: StageFolder, spec: PretrainSpec, world: World, tokenizer: Tokenizer) -> GPT:
+    """Return fresh weights, or those of the earlier pretraining that is the input `model`, with their context extended.
+
+    Raises SpecError where the spec asks for another shape, CheckpointError where the tokenizer was another one.
+    """
+    if "model" in folder.request.inputs:
+        model, _ = checkpoint.load_model(
+            folder.input("model"),
+            tokenizer_hash=tokenizer.hash,
+            device=world.device,
+            reshape=lambda earlier: continued(earlier, spec.model),
+        )
+    else:
+        model = GPT(spec.model, tokenizer.vocab_size)
+        init_weights(model, spec.seed)
+        model.to(world.device)
+    model.compute_dtype = compute_dtype(spec.precision)
+    return model
+
+
+def _first_meta(folder: StageFolder, spec: PretrainSpec, model: ModelSpec, tokenizer: Tokenizer) -> CheckpointMeta:
     """Return the meta of step 0."""
     return CheckpointMeta(
         stage="pretrain",
         step=0,
         tokens=0,
         optimizer_steps=0,
-        model=spec.model,
+        model=model,
         vocab_size=tokenizer.vocab_size,
         precision=spec.precision,
         tokenizer_hash=tokenizer.hash,
@@ -215,6 +237,16 @@ def _last_samples(path: Path) -> dict[str, str]:
     return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["samples"]
 
 
+def _by_position(lines: list[dict[str, float]]) -> dict[str, float]:
+    """Return the bpb of the finished model by position in a row: the bucket's first -> bits per byte.
+
+    >>> _by_position([{"step": 8, "val/bpb": 1.4, "val/bpb_at_0": 1.5, "val/bpb_at_256": 1.3}])
+    {'0': 1.5, '256': 1.3}
+    """
+    name = "val/bpb_at_"
+    return {key.removeprefix(name): value for line in lines for key, value in line.items() if key.startswith(name)}
+
+
 def _write_result(
     folder: StageFolder,
     spec: PretrainSpec,
@@ -247,7 +279,7 @@ def _write_result(
             "tokens_per_second": float(np.median([value for _, value in series(lines, "train/tokens_per_second")])),
         },
         outputs=final_outputs(spec.steps),
-        details={"samples": _last_samples(folder.path / SAMPLES_FILE)},
+        details={"samples": _last_samples(folder.path / SAMPLES_FILE), "bpb_by_position": _by_position(lines)},
     )
 
 

@@ -10,6 +10,7 @@ from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder
 from nanochat_core.data.conversations import ConversationLoader, read_conversations
 from nanochat_core.distributed import World, joined_world
+from nanochat_core.model.context import extended
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import ConversationsSpec, FinetuneSpec, MixtureItem, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
@@ -54,7 +55,12 @@ def finetune(folder: StageFolder) -> None:
 def _make_run(
     folder: StageFolder, spec: FinetuneSpec, world: World, tokenizer: Tokenizer
 ) -> tuple[TrainingRun, ConversationLoader]:
-    model, meta = checkpoint.load_model(folder.input("model"), tokenizer_hash=tokenizer.hash, device=world.device)
+    model, meta = checkpoint.load_model(
+        folder.input("model"),
+        tokenizer_hash=tokenizer.hash,
+        device=world.device,
+        reshape=lambda shape: extended(shape, max(shape.sequence_len, spec.sequence_len or 0)),
+    )
     sequence_len = spec.sequence_len or meta.model.sequence_len
     loader = _loader(folder, spec, world, sequence_len, "train")
     steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))

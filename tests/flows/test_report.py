@@ -87,6 +87,20 @@ def test_report_json_has_the_numbers_that_show_learning(full_report: Path) -> No
     assert content["tokenizer"]["bytes_per_token"] == 2.91
 
 
+def test_bits_per_byte_by_position_are_a_table(tmp_path: Path) -> None:
+    details = {"bpb_by_position": {"0": 1.5, "256": 1.25, "512": 1.0}}
+    folder = report(
+        tmp_path,
+        resolve(recipe("demo")),
+        [outcome_of(tmp_path, "pretrain", details=details), base_evaluation(tmp_path)],
+        "run",
+    )
+    text = (folder / "report.md").read_text()
+    rows = "| positions | bits per byte |\n|---|---|\n| 0 to 255 | 1.5 |\n| 256 to 511 | 1.25 |\n| 512 to end | 1 |"
+    assert rows in text
+    assert "by position" not in (report(tmp_path, resolve(recipe("demo")), [], "none") / "report.md").read_text()
+
+
 COMPARISON = {
     "vocabularies": {
         "own": {"title": "ours", "size": 2048},

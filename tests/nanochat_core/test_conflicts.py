@@ -68,6 +68,11 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ({"launch.nproc_per_node": 2, "midtrain.batch_rows": 31}, "midtrain.batch_rows: 31 cannot be shared evenly"),
     ({"launch.nproc_per_node": 2, "rl.questions_per_step": 3}, "rl.questions_per_step: 3 cannot be shared evenly"),
     ({"sft.optimizer.warmup_steps": 50}, "sft.optimizer.warmup_steps: the rate rises for 50 steps and falls for 96"),
+    (
+        {"midtrain.sequence_len": 256, "sft.sequence_len": 2048},
+        "sft.sequence_len: 2048 tokens; the model is trained on 256 and answers up to 1024",
+    ),
+    ({"pretrain.model.short_window": 64}, "pretrain.model.short_window: every layer of arch 'classic' sees the whole"),
     ({"sft.sequence_len": 1024}, "sft.sequence_len: 1024 tokens; the model is trained on 128 and answers up to 512"),
     ({"sft.conversations": MIXTURE}, "sft.batch_rows: the mixture has 8 rows, less than one step of 32"),
     ({"sft.conversations.validation_rows": 31}, "sft.conversations.validation_rows: 31 rows are less than one batch"),

@@ -54,6 +54,7 @@ CHOICES: dict[str, Any] = {
     "precision": ("bf16", "fp32"),
     "shard_tasks": ("processes", "threads"),
     "source": ("path", "local"),
+    "start_from": ["pretrain/0123456789abcdef"],
     "steps": [7],
     "tokens": ("cached", "on_the_fly"),
 }

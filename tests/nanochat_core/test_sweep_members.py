@@ -80,7 +80,7 @@ def test_n_is_counted_as_asked() -> None:
 
 
 def test_everything_that_does_not_fit_is_refused_at_once_with_its_field() -> None:
-    base = with_changes(recipe("demo"), {"force": ["pretrain"]})
+    base = with_changes(recipe("demo"), {"force": ["pretrain"], "pretrain.start_from": "pretrain/0123456789abcdef"})
     with pytest.raises(SpecError) as refusal:
         members_of(sweep(base, depths=(2, 2, 500), budgets=(-1.0, 1e12, 1e12), with_core=True))
     for problem in (
@@ -91,6 +91,7 @@ def test_everything_that_does_not_fit_is_refused_at_once_with_its_field() -> Non
         "budgets: [-1.0] are no positive numbers of FLOPs",
         "with_core: base.evaluate.core_examples is 0",
         "with_core: the CORE bundle is not fetched; add 'core' to base.task_data.datasets (source hub)",
+        "base.pretrain.start_from: the models of a sweep differ in shape",
         "base.force: a sweep reuses what is finished",
     ):
         assert problem in str(refusal.value)

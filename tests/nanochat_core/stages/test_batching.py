@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_core import checkpoint
 from nanochat_core.data.conversations import read_conversations
+from nanochat_core.model.context import extended
 from nanochat_core.specs import FinetuneSpec
 from nanochat_core.training.finetune import rendered
 from tests.nanochat_core.stages import stage_folders
-from tests.nanochat_core.stages.stage_folders import Workbench, finetune_params, runtime
+from tests.nanochat_core.stages.stage_folders import Workbench, finetune_params, runtime, tiny_model
 
 
 @pytest.mark.parametrize("batching", ["packed", pytest.param("bucketed", marks=pytest.mark.slow)])
@@ -16,8 +18,10 @@ def test_sft_learns_from_every_conversation_in_rows_that_are_nearly_full(
     batching: str, bench: Workbench, base_model: Path
 ) -> None:
     params = finetune_params(batching=batching, steps=None, sequence_len=96, runtime=runtime(checkpoint_every=1000))
-    result = stage_folders.run(bench.request("sft", batching, params, model="pretrain/whole"))
-    metrics = result["metrics"]
+    folder = bench.request("sft", batching, params, model="pretrain/whole")
+    metrics = stage_folders.run(folder)["metrics"]
+    last = checkpoint.latest(folder / "checkpoints")
+    assert last is not None and checkpoint.read_meta(last).model == extended(tiny_model(), 96)
     conversations = read_conversations(bench.root / "conversations" / "c" / "train.parquet", mask="assistant")
     assert metrics["epochs"] == 1 and metrics["cut_conversations"] == 0
     assert metrics["val_loss_last"] < metrics["val_loss_first"]

@@ -10,8 +10,9 @@ import torch
 
 from nanochat_core.distributed import World
 from nanochat_core.model.loss import IGNORED
+from nanochat_core.training import validate
 from nanochat_core.training.bigram import ALPHAS, MAX_VOCAB_SIZE, bigram_bits_per_byte
-from nanochat_core.training.validate import bits_per_byte, held_out_losses
+from nanochat_core.training.validate import bits_per_byte, held_out_losses, row_batches
 from tests.nanochat_core.inference.test_engine import random_model
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -47,6 +48,32 @@ def test_the_held_out_loss_counts_every_learned_target_and_bpb_those_with_bytes(
     assert found["val/loss"] == pytest.approx(sum(nats) / 4, rel=1e-5)
     assert found["val/bpb"] == pytest.approx((nats[0] + nats[1] + nats[3]) / math.log(2) / (2 + 3 + 7), rel=1e-5)
     assert "val/bpb" not in held_out_losses(model, [(idx, targets)], torch.zeros_like(sizes), WORLD)
+
+
+@torch.no_grad()
+def test_bits_per_byte_by_position_are_those_of_a_loop_over_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "FIRST_BUCKET", 4)
+    model = random_model()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, model.vocab_size, (5, 12), generator=generator)
+    sizes = torch.randint(0, 4, (model.vocab_size,), generator=generator, dtype=torch.int32)
+    nats, bytes_ = [0.0] * 3, [0] * 3  # positions 0 to 3, 4 to 7, 8 to 10
+    for row in rows.tolist():
+        logprobs = torch.log_softmax(model(torch.tensor([row[:-1]]))[0].double(), -1)
+        for place, target in enumerate(row[1:]):
+            if sizes[target] > 0:
+                nats[place // 4] -= float(logprobs[place, target])
+                bytes_[place // 4] += int(sizes[target])
+    batches = row_batches(rows, WORLD, batch_rows=2)
+    found = held_out_losses(model, batches, sizes, WORLD, positions=11)
+    for bucket, first in enumerate((0, 4, 8)):
+        expected = nats[bucket] / math.log(2) / bytes_[bucket]
+        assert found[f"val/bpb_at_{first}"] == pytest.approx(expected, rel=1e-5)
+    assert found["val/bpb"] == pytest.approx(bits_per_byte(model, rows, sizes, WORLD, batch_rows=5), rel=1e-6)
+    assert list(held_out_losses(model, [(rows[:, :3], rows[:, 1:4])], sizes, WORLD, positions=3)) == [
+        "val/loss",
+        "val/bpb",
+    ]  # one bucket would say it twice
 
 
 def test_the_bigram_table_is_that_of_a_dictionary_of_pairs() -> None:
