@@ -80,6 +80,10 @@ class MuonAdamW:
         """
         self._starts.arm()
 
+    def expect_more_backward(self) -> None:
+        """Let no gradient set out: the backward passes of this step begin, perhaps for the second time."""
+        self._starts.disarm()
+
     def start_reduction(self) -> None:
         """Let all gradients set out that have not yet; one that this rank does not have counts as zeros."""
         for parameter in self._parameters.values():

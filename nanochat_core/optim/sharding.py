@@ -76,8 +76,12 @@ class OrderedStarts:
                     parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
 
     def arm(self) -> None:
-        """Start parts from now on; where the pass is made again, those that are on their way stay so."""
+        """Start parts from now on, in the last backward pass."""
         self._missing = list(self._sizes)
+
+    def disarm(self) -> None:
+        """Start nothing until armed again: the passes are made anew. What is on its way is whole, and stays so."""
+        self._missing = None
 
     def _arrived(self, number: int, _: Tensor) -> None:
         if self._missing is None:

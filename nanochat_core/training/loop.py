@@ -94,6 +94,7 @@ def train_step(
 
     def add_gradients(rows: int) -> Tensor:
         """Return this rank's share of the mean loss; the gradients are those of the same, and set out as they come."""
+        state.optimizer.expect_more_backward()
         total = torch.zeros((), dtype=world.sum_dtype, device=device)
         for row in range(0, len(idx), rows):
             piece = slice(row, row + rows)
