@@ -48,7 +48,7 @@ from nanochat_core.training.feed import Feed
 from nanochat_core.training.loop import LoopSettings, TrainState, training_steps
 
 FOREVER = 10**9
-DOCUMENTS = 8192
+DOCUMENTS, LONGEST = 8192, 20_000
 PROC = Path("/proc/self")
 
 
@@ -78,16 +78,20 @@ class Setup:
 
 
 class RandomTokens:
-    """A source of documents of random ids, their lengths spread as those of web text are: what the loader packs."""
+    """A source of documents of random ids, their lengths spread as those of web text are: what the loader packs.
+
+    All begin with the same ids, so that they take no memory: that of a real source is mapped, and the system's.
+    """
 
     def __init__(self, order: DocumentOrder, vocab_size: int) -> None:
         rng = np.random.default_rng(0)
-        lengths = np.clip(rng.lognormal(6.5, 1.0, DOCUMENTS), 16, 20_000).astype(int)
-        self._documents = [rng.integers(0, vocab_size - 16, length, dtype=np.uint16) for length in lengths]
+        self._lengths = np.clip(rng.lognormal(6.5, 1.0, DOCUMENTS), 16, LONGEST).astype(int)
+        self._ids = rng.integers(0, vocab_size - 16, LONGEST, dtype=np.uint16)
         self._order = order
 
     def documents(self, turn: int, lane: int) -> list[np.ndarray]:
-        return [self._documents[(turn * 1024 + index) % DOCUMENTS] for index in self._order.own(turn, lane)]
+        own = self._order.own(turn, lane)
+        return [self._ids[: self._lengths[(turn * 1024 + index) % DOCUMENTS]] for index in own]
 
     def again(self, turn: int, lanes: Sequence[int]) -> dict[int, list[np.ndarray]]:
         return {lane: self.documents(turn, lane) for lane in lanes}
