@@ -52,13 +52,14 @@ def _one_row(logits, targets, losses, stride, vocab_size, cap, ignored, scale): 
             at = start + tl.arange(0, COLUMNS)
             tl.store(logits + at, tl.zeros((COLUMNS,), logits.dtype.element_ty), mask=at < vocab_size)
     else:
+        of_target = cap * _tanh(tl.load(logits + target).to(tl.float32) / cap)  # before other threads write there
         sums = tl.zeros((COLUMNS,), tl.float32)
         for start in range(0, vocab_size, COLUMNS):
             at = start + tl.arange(0, COLUMNS)
             capped = cap * _tanh(tl.load(logits + at, mask=at < vocab_size, other=0.0).to(tl.float32) / cap)
             sums += tl.where(at < vocab_size, tl.exp(capped), 0.0)
         total = tl.sum(sums, axis=0)
-        tl.store(losses + row, tl.log(total) - cap * _tanh(tl.load(logits + target).to(tl.float32) / cap))
+        tl.store(losses + row, tl.log(total) - of_target)
         for start in range(0, vocab_size, COLUMNS):
             at = start + tl.arange(0, COLUMNS)
             t = _tanh(tl.load(logits + at, mask=at < vocab_size, other=0.0).to(tl.float32) / cap)
