@@ -8,12 +8,15 @@ Prices are dollars for an hour of one GPU, on demand, and a rough guide only: pr
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat_core.errors import SpecError
 from nanochat_core.specs import Precision
 
 TERA = 1e12
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")  # where training in FP8 has been measured to pay,
+FP8_DEPTH = 16  # from so many layers on: below, the casts take longer than the products save
 PUBLISHED_RUN = "as nanochat's d32 was billed"  # $1,000 for 41.6 h of eight
 RUNPOD = "RunPod's list, March 2026"
 LAMBDA = "Lambda's list, September 2026"
@@ -114,6 +117,16 @@ def find_gpu(name: str) -> GPU | None:
     ('H100', 'RTX 4090', None)
     """
     return _by_plain_name().get(_plain(name))
+
+
+def default_precision(names: Sequence[str], depth: int) -> Precision:
+    """Return fp8 for a model of so many layers where all GPUs are Hopper's, by their names; else bf16.
+
+    >>> default_precision(["NVIDIA H100 80GB HBM3"] * 8, 24), default_precision([], 24)
+    ('fp8', 'bf16')
+    """
+    are_hopper = bool(names) and all(set(re.split(r"[^A-Z0-9]+", name.upper())) & set(HOPPER) for name in names)
+    return "fp8" if are_hopper and depth >= FP8_DEPTH else "bf16"
 
 
 def parse_hardware(text: str) -> tuple[int, GPU]:

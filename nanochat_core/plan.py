@@ -44,9 +44,9 @@ def plan(spec: PipelineSpec, asked: str | None = None) -> dict[str, Any]:
     launch = spec.launch.model_copy(
         update={"nproc_per_node": machine.ranks, "nnodes": 1, "mode": "local", "rdzv_endpoint": None}
     )
-    resolved = recipes.resolve(spec.model_copy(update={"launch": launch}))
+    names = [machine.gpu.name] if machine.gpu else []
+    resolved = recipes.resolve(spec.model_copy(update={"launch": launch}), names)
     arithmetic, notes = _arithmetic(resolved.pretrain.precision, machine)
-    notes += filter(None, [recipes.unsupported(resolved)])
     numbers = derived_numbers(resolved)
     memory = _memory(resolved, machine, arithmetic)
     time, unknown = _time_and_cost(resolved, machine, arithmetic, float(numbers["flops"]))

@@ -1,10 +1,11 @@
 """Recipes: functions that return a `PipelineSpec`, and `resolve`, which derives every field left empty. Torch-free."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from nanochat_core.conflicts import conflicts, obstacles
 from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.gpus import default_precision, find_gpu
 from nanochat_core.hardware import visible_gpus
 from nanochat_core.model.accounting import derive_shape
 from nanochat_core.optim import scaling
@@ -16,6 +17,7 @@ from nanochat_core.specs import (
     DownloadSpec,
     EvaluateSpec,
     FinetuneSpec,
+    LaunchSpec,
     MixtureItem,
     ModelSpec,
     OptimizerSpec,
@@ -88,7 +90,7 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
         download=DownloadSpec(dataset=FINEWEB, train_shards=train_shards),
         task_data=TaskDataSpec(datasets=ALL_TASK_DATA),
         tokenizer=TokenizerSpec(vocab_size=65_536),
-        pretrain=PretrainSpec(model=ModelSpec(depth=depth)),
+        pretrain=PretrainSpec(model=ModelSpec(depth=depth), precision="bf16"),
         midtrain=FinetuneSpec(
             conversations=ConversationsSpec(mixture=midtrain_mixture, validation_rows=10_000),  # several batches
             mask="none",
@@ -124,9 +126,7 @@ def classic_d32() -> PipelineSpec:
     return _classic("classic_d32", 32, 800)
 
 
-def _full(
-    name: str, depth: int, *, ratio: float, train_shards: int | None, precision: str, with_rl: bool
-) -> PipelineSpec:
+def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, with_rl: bool) -> PipelineSpec:
     """The block set and scaling rules of March 2026."""
     mixture = _items(("SmolTalk", None, 1), ("MMLU", None, 3), ("GSM8K", None, 4))
     return PipelineSpec(
@@ -147,7 +147,6 @@ def _full(
                 momentum_final=0.90,
                 grad_clip=None,
             ),
-            precision=precision,
             tokens_per_parameter=ratio,
             validation_tokens=80 * 524_288,
         ),
@@ -163,14 +162,14 @@ def _full(
 
 def speedrun() -> PipelineSpec:
     """d24, all blocks, FP8, 8 tokens per parameter: 5,568 steps, CORE .2626 in 1.65 h on 8xH100."""
-    return _full("speedrun", 24, ratio=8, train_shards=170, precision="fp8", with_rl=True)
+    return _full("speedrun", 24, ratio=8, train_shards=170, with_rl=True)
 
 
 def _sweep(depth: int) -> Callable[[], PipelineSpec]:
     """One model of the compute-optimal miniseries (12 tokens per parameter)."""
 
     def make() -> PipelineSpec:
-        return _full(f"d{depth}", depth, ratio=12, train_shards=None, precision="bf16", with_rl=False)
+        return _full(f"d{depth}", depth, ratio=12, train_shards=None, with_rl=False)
 
     make.__doc__ = f"d{depth} of the depth sweep, compute-optimal."
     return make
@@ -207,9 +206,13 @@ def recipe(name: str, *, data: DataSource | None = None, path: str | None = None
     return spec
 
 
-def derive(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec with every derivable field filled in, whether it fits together or not."""
+def derive(spec: PipelineSpec, gpus: Sequence[str] | None = None) -> PipelineSpec:
+    """Return the spec with every derivable field filled in, whether it fits together or not.
+
+    `gpus` are the names of those that will train; None: this machine's.
+    """
     pretrain = spec.pretrain
+    names = gpus_that_train(spec.launch) if gpus is None else gpus
     model = derive_shape(pretrain.model)
     vocab_size, ratio = spec.tokenizer.vocab_size, pretrain.tokens_per_parameter
     total = pretrain.total_batch_tokens or scaling.batch_tokens(model, vocab_size, ratio)
@@ -225,6 +228,7 @@ def derive(spec: PipelineSpec) -> PipelineSpec:
             "steps": steps,
             "packing": pretrain.packing or PACKING[model.arch],
             "optimizer": optimizer,
+            "precision": pretrain.precision or default_precision(names, model.depth),
         }
     )
     download = spec.download
@@ -233,9 +237,14 @@ def derive(spec: PipelineSpec) -> PipelineSpec:
     return spec.model_copy(update={"pretrain": pretrain, "download": download})
 
 
-def resolve(spec: PipelineSpec) -> PipelineSpec:
+def gpus_that_train(launch: LaunchSpec) -> tuple[str, ...]:
+    """Return the names of this machine's GPUs; none where another device is asked for."""
+    return visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if launch.device in (None, "cuda") else ()
+
+
+def resolve(spec: PipelineSpec, gpus: Sequence[str] | None = None) -> PipelineSpec:
     """Return the derived spec. Raises SpecError that lists every combination of values that cannot work."""
-    resolved = derive(spec)
+    resolved = derive(spec, gpus)
     if problems := conflicts(resolved):
         raise SpecError.listing(problems)
     return resolved
@@ -244,8 +253,8 @@ def resolve(spec: PipelineSpec) -> PipelineSpec:
 def runnable(spec: PipelineSpec) -> PipelineSpec:
     """Return the derived spec. Raises SpecError that lists every reason why it cannot run on this machine."""
     resolved = derive(spec)
-    gpus = len(visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
-    problems = [*conflicts(resolved), *filter(None, [unsupported(resolved)]), *obstacles(resolved, gpus=gpus)]
+    gpus = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    problems = [*conflicts(resolved), *obstacles(resolved, gpus=len(gpus)), *_fp8_obstacles(resolved, gpus)]
     if spec.recipe not in RECIPES:
         problems.insert(0, f"recipe: unknown recipe {spec.recipe!r}{did_you_mean(spec.recipe, RECIPES)}")
     if problems:
@@ -253,12 +262,14 @@ def runnable(spec: PipelineSpec) -> PipelineSpec:
     return resolved
 
 
-def unsupported(spec: PipelineSpec) -> str | None:
-    """Return one line that says why this spec can be planned but not run yet, or None where it can run."""
-    reasons = []
-    if spec.pretrain.precision == "fp8":
-        reasons.append("pretrain.precision 'fp8' is not built yet (use 'bf16')")
-    return f"The recipe {spec.recipe} can be planned but not run: {'; '.join(reasons)}." if reasons else None
+def _fp8_obstacles(spec: PipelineSpec, gpus: Sequence[str]) -> Iterator[str]:
+    """Say which GPUs have no FP8; those that the table does not know are asked when training begins."""
+    without = sorted({name for name in gpus if (gpu := find_gpu(name)) and gpu.fp8_flops is None})
+    if spec.pretrain.precision == "fp8" and (without or not gpus):
+        yield (
+            f"pretrain.precision: 'fp8' needs GPUs that compute in it, here is {', '.join(without) or 'none'}; "
+            "leave it empty for what is best here"
+        )
 
 
 def tokenizer_text(spec: PipelineSpec) -> DownloadSpec:

@@ -187,7 +187,9 @@ class PretrainSpec(Spec):
 
     model: ModelSpec = Field(ModelSpec(), description="the transformer's shape")
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="rates and schedule")
-    precision: Precision = Field("bf16", description="arithmetic of the matrix products")
+    precision: Precision | None = Field(
+        None, description="arithmetic of the matrix products; empty: fp8 on Hopper from depth 16 on, else bf16"
+    )
     tokens_per_parameter: float = Field(
         20.0, gt=0, le=100_000, description="training tokens for each parameter; sets the steps where these are empty"
     )

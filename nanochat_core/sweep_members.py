@@ -92,8 +92,6 @@ def _conflicts(sweep: SweepSpec) -> Iterator[str]:
         yield "base.force: a sweep reuses what is finished; to train a model again, remove its folder"
     if sweep.base.pretrain.start_from:
         yield "base.pretrain.start_from: the models of a sweep differ in shape and start from nothing; leave it empty"
-    if reason := recipes.unsupported(sweep.base):
-        yield f"base: {reason}"
 
 
 def _member(sweep: SweepSpec, depth: int, budget: float | None) -> Member:

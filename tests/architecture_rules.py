@@ -34,6 +34,7 @@ TORCH_FREE = (
     "model.accounting",
     "model.context",
     "model.memory",
+    "model.query_blocks",
     "optim.scaling",
     "optim.scaling_laws",
     "optim.isoflop",

@@ -16,25 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST_KEYS = 1024  # whose probabilities are kept: 4·N·T·S bytes, 64 MiB for 8 heads at T = 2,048
+from nanochat_core.model.query_blocks import MOST_KEYS, blocks_of, scores_of
+
 LIBRARY = torch.library.Library("nanochat", "FRAGMENT")
 LIBRARY.define("blockwise_attention(Tensor q, Tensor k, Tensor v, int window) -> (Tensor, Tensor)")
 LIBRARY.define(
     "blockwise_attention_backward(Tensor d_y, Tensor q, Tensor k, Tensor v, Tensor p, int window) "
     "-> (Tensor, Tensor, Tensor)"
 )
-
-Block = tuple[int, int, int]  # its queries are start … stop − 1, its keys first … stop − 1
-
-
-def blocks_of(length: int, window: int) -> list[Block]:
-    """Return (first, start, stop) of each block of queries; the last may be shorter.
-
-    >>> blocks_of(200, 100)
-    [(0, 0, 64), (0, 64, 128), (28, 128, 192), (92, 192, 200)]
-    """
-    size = min(max(64, window // 4), 128)  # wider: more masked scores; narrower: small products, far below MKL's rate
-    return [(max(start - window, 0), start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def is_worthwhile(q: Tensor, window: int) -> bool:
@@ -102,8 +91,7 @@ def _pieces(p: Tensor, q: Tensor, window: int) -> list[Tensor]:
 
 def _results(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Return what `_forward` fills: torch.compile asks for no more than the shapes."""
-    scores = sum((stop - start) * (stop - first) for first, start, stop in blocks_of(q.size(1), window))
-    return torch.empty_like(q), q.new_empty(q.size(0) * scores)
+    return torch.empty_like(q), q.new_empty(q.size(0) * scores_of(q.size(1), window))
 
 
 def _gradients(d_y: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
 SMALLEST_AMAX = 1e-12  # of an all-zero tensor: its scale stays finite
 ALIGNMENT, SMALLEST_SIDE = 16, 128  # of cuBLASLt's FP8 kernels; below, the casts take longer than the product saves
-DEPTH_THAT_PAYS = 16
-HOPPER, FIRST_WITH_FP8 = 9, (8, 9)
+FIRST_WITH_FP8 = (8, 9)
 
 
 def qualifies_for_fp8(rows: int, columns: int) -> bool:
@@ -46,18 +45,6 @@ def why_not_fp8(device: torch.device) -> str | None:
     if capability < FIRST_WITH_FP8:
         return f"FP8 needs compute capability 8.9, this is {capability[0]}.{capability[1]}"
     return None
-
-
-def pays_off(device: torch.device, depth: int) -> tuple[bool, str]:
-    """Return whether FP8 is the faster choice for a model of `depth` layers on `device`, and the reason."""
-    reason = why_not_fp8(device)
-    if reason is not None:
-        return False, reason
-    if torch.cuda.get_device_capability(device)[0] != HOPPER:
-        return False, "FP8 has been measured to pay on Hopper alone"
-    if depth < DEPTH_THAT_PAYS:
-        return False, f"below {DEPTH_THAT_PAYS} layers the casts take longer than the products save, this has {depth}"
-    return True, f"Hopper, and {depth} layers, {DEPTH_THAT_PAYS} or more"
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

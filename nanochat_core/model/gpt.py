@@ -23,8 +23,9 @@ from nanochat_core.model.accounting import (
     attention_windows,
     value_embedding_layers,
 )
-from nanochat_core.model.attention import causal_attention
+from nanochat_core.model.attention import Attend, causal_attention
 from nanochat_core.model.blocks import BLOCK_SETS, BlockSet, rope_base
+from nanochat_core.model.fp8 import Fp8Weight, fp8_linear
 from nanochat_core.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -55,12 +56,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A matrix without bias whose float32 weight is cast to its input's dtype at each use."""
+    """A matrix without bias whose float32 weight is cast to its input's dtype at each use.
+
+    Where `fp8` copies of the weight are there, training computes with these.
+    """
+
+    fp8: Fp8Weight | None = None
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fp8 is not None and self.training:
+            return fp8_linear(x, self.weight, self.fp8)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -70,6 +78,7 @@ class Attention(nn.Module):
     def __init__(self, spec: ModelSpec, blocks: BlockSet, layer: int) -> None:
         super().__init__()
         self.layer, self.qk_gain = layer, blocks.qk_gain
+        self.attend: Attend = causal_attention
         self.n_head, self.n_kv_head = spec.n_head, spec.n_kv_head
         self.head_size = spec.n_embd // spec.n_head
         self.window = attention_windows(spec)[layer] if blocks.windows else None
@@ -93,7 +102,7 @@ class Attention(nn.Module):
         q, k = rms_norm(rotate(q, *rotary)), rms_norm(rotate(k, *rotary))
         q = q * self.qk_gain**2  # the gain of q and that of k at once
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H | K, T, D)
-        attend = causal_attention if cache is None else cache.attend(self.layer)
+        attend = self.attend if cache is None else cache.attend(self.layer)
         y = attend(q, k, v, self.window)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(rows, length, -1))  # (B, T, C)
 

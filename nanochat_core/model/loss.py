@@ -3,8 +3,8 @@
 `IGNORED` targets cost nothing. The sum, not the mean, is returned: whoever trains divides by the trained tokens of all
 micro-batches and ranks, so that a micro-batch without any gives zero and never NaN.
 
-The rows of logits are worked through in pieces that fit a cache, and each piece's gradient is computed beside its loss:
-with z = h·Uᵀ, t = tanh(z/15) and p = softmax(15·t), d loss/dz = (p − onehot)·(1 − t²).
+The rows of logits are worked through in pieces (16 MiB at V = 32,768 on a CPU), and the gradient of each is computed
+beside its loss: with z = h·Uᵀ, t = tanh(z/15) and p = softmax(15·t), d loss/dz = (p − onehot)·(1 − t²).
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nanochat_core.model.gpt import GPT, LOGIT_CAP
+from nanochat_core.model.memory import LOGIT_ROWS_CPU, LOGIT_ROWS_CUDA
 
 IGNORED = -1
-CPU_ROWS, GPU_ROWS = 128, 4096  # rows of logits at a time: 16 MiB of float32 at V = 32,768 on a CPU
 
 
 def token_nll(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int) ->
 
 
 def _piece_rows(device: torch.device) -> int:
-    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
+    return LOGIT_ROWS_CPU if device.type == "cpu" else LOGIT_ROWS_CUDA
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -11,6 +11,7 @@ L layers, C width, K·D channels of the keys, V rows of a table, T sequence leng
 from dataclasses import asdict, dataclass
 
 from nanochat_core.model.accounting import (
+    attention_windows,
     derive_shape,
     kv_bytes_per_row,
     kv_width,
@@ -18,10 +19,11 @@ from nanochat_core.model.accounting import (
     value_embedding_layers,
 )
 from nanochat_core.model.blocks import BLOCK_SETS
+from nanochat_core.model.query_blocks import MOST_KEYS, scores_of
 from nanochat_core.specs import ModelSpec, Precision
 
 MEMORY_SHARE = 0.9  # of a device's memory that is planned with
-LOGIT_ROWS_CUDA, LOGIT_ROWS_CPU = 8192, 256  # rows of logits that exist at a time (model/loss.py)
+LOGIT_ROWS_CUDA, LOGIT_ROWS_CPU = 4096, 128  # rows of logits that exist at a time (model/loss.py)
 MOST_ROWS_CPU = 32  # more rows at a time gain nothing there
 BYTES_PER_LOGIT = 8  # a float32 and its gradient
 EDGE_CHANNELS = 16  # outside the layers: ~4C of embedding, smear and end, ~12C of one layer's gradients on their way
@@ -74,7 +76,7 @@ def training_memory(
 
     >>> memory = training_memory(ModelSpec(depth=20), 65_536, micro_rows=32, precision="bf16", ranks=8)
     >>> memory.parameters, round(memory.total / 2**30, 1)
-    (2243952640, 68.2)
+    (2243952640, 66.2)
     """
     model = derive_shape(model)
     has_small_tables = model.arch == "full" and is_cuda and precision != "fp32"
@@ -105,7 +107,8 @@ def activation_bytes_per_token(model: ModelSpec, precision: Precision, *, is_cud
     the inputs of products (both normalised streams, the attention's output, relu(W_1 u)²: 7C), q, k and v of the
     attention (C + 2·K·D) and relu(W_1 u) (4C): 15C + 3·K·D in all. `full` adds the stream before its scaling (C), and
     the value embeddings in every second layer (K·D). On the CPU, in bf16, what is normalised is kept in float32. FP8
-    keeps the inputs of products in one byte, but the attention's output in bf16 too.
+    keeps the inputs of products in one byte, but the attention's output in bf16 too. On the CPU, attention in fp32
+    keeps its probabilities, and k and v for each query head.
 
     >>> activation_bytes_per_token(ModelSpec(depth=1, n_embd=128), "fp32") // (4 * 128) - EDGE_CHANNELS
     18
@@ -120,7 +123,19 @@ def activation_bytes_per_token(model: ModelSpec, precision: Precision, *, is_cud
     if model.arch == "full":
         layer += size * c
         values = size * kv * len(value_embedding_layers(model.depth))
+    if precision == "fp32" and not is_cuda:
+        values += sum(_kept_by_blocks(model, window) for window in attention_windows(model))
     return model.depth * layer + values + size * EDGE_CHANNELS * c
+
+
+def _kept_by_blocks(model: ModelSpec, window: int) -> int:
+    """Return what attention by blocks of queries keeps of a token, beyond q, k and v, in one layer."""
+    window = min(window, model.sequence_len - 1)
+    if window + 1 > MOST_KEYS:
+        return 0
+    scores = model.n_head * scores_of(model.sequence_len, window) // model.sequence_len
+    repeated = 2 * (model.n_embd - kv_width(model))
+    return 4 * (scores + repeated)
 
 
 def largest_micro_rows(

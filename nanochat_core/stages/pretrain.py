@@ -19,7 +19,6 @@ from nanochat_core.data.shards import TextShards
 from nanochat_core.data.token_shards import ensure_token_shard, token_shard_path
 from nanochat_core.data.token_source import CachedTokens, EncodedTokens, TokenSource
 from nanochat_core.data.validation_rows import all_tokens, validation_rows
-from nanochat_core.device import compute_dtype
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError
 from nanochat_core.hardware import usable_cores
@@ -27,6 +26,7 @@ from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.model.context import continued
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
+from nanochat_core.model.precision import prepare_training
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.scaling import rate_batch_factor
 from nanochat_core.specs import PACKING, ModelSpec, PretrainSpec, parse_params
@@ -35,7 +35,7 @@ from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
 from nanochat_core.training.compile_cache import use_compile_cache
 from nanochat_core.training.feed import Feed
 from nanochat_core.training.loop import LoopSettings, TrainState
-from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
+from nanochat_core.training.run import TrainingRun, final_outputs, log_choices, micro_rows, series, train
 from nanochat_core.training.validate import held_out_losses, row_batches
 
 MOST_WORKERS = 8  # of a rank; two encode twelve million tokens a second
@@ -67,15 +67,13 @@ def pretrain(folder: StageFolder) -> None:
 
 
 def check_spec(spec: PretrainSpec) -> None:
-    """Raise SpecError where a field is still to be derived, or asks for what is not built yet."""
-    fields = {name: getattr(spec, name) for name in ("steps", "total_batch_tokens", "packing")}
+    """Raise SpecError where a field is still to be derived."""
+    fields = {name: getattr(spec, name) for name in ("steps", "total_batch_tokens", "packing", "precision")}
     fields |= {name: getattr(spec.model, name) for name in ("n_embd", "n_head", "n_kv_head")}
     if empty := [name for name, value in fields.items() if value is None]:
         raise SpecError(f"pretrain: {', '.join(empty)} must be given here; `nanochat plan` shows the derived values.")
     if spec.start_from:
         raise SpecError("pretrain: start_from is for flows; here, name that folder as the input `model` in spec.json.")
-    if spec.precision == "fp8":
-        raise SpecError("pretrain: precision 'fp8' is not built yet; use 'bf16'.")
 
 
 def _make_run(
@@ -131,7 +129,7 @@ def _first_model(folder: StageFolder, spec: PretrainSpec, world: World, tokenize
         model = GPT(spec.model, tokenizer.vocab_size)
         init_weights(model, spec.seed)
         model.to(world.device)
-    model.compute_dtype = compute_dtype(spec.precision)
+    log_choices(prepare_training(model, spec.precision), world)
     return model
 
 

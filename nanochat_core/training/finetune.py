@@ -11,11 +11,12 @@ from nanochat_core.artifacts import StageFolder
 from nanochat_core.data.conversations import ConversationLoader, read_conversations
 from nanochat_core.distributed import World, joined_world
 from nanochat_core.model.context import extended
+from nanochat_core.model.precision import prepare_training
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import ConversationsSpec, FinetuneSpec, MixtureItem, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.loop import LoopSettings, TrainState, micro_batches
-from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
+from nanochat_core.training.run import TrainingRun, final_outputs, log_choices, micro_rows, series, train
 from nanochat_core.training.validate import held_out_losses
 
 # The stage process needs no mixture: its conversations are rendered already. The spec's field still wants one.
@@ -61,6 +62,8 @@ def _make_run(
         device=world.device,
         reshape=lambda shape: extended(shape, max(shape.sequence_len, spec.sequence_len or 0)),
     )
+    # These stages are short, and their rows are of many lengths: FP8 would be compiled for each.
+    log_choices(prepare_training(model, "bf16" if meta.precision == "fp8" else meta.precision), world)
     sequence_len = spec.sequence_len or meta.model.sequence_len
     loader = _loader(folder, spec, world, sequence_len, "train")
     steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))

@@ -14,6 +14,7 @@ from torch import Tensor
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, loss_sum
+from nanochat_core.model.precision import refresh_fp8
 from nanochat_core.optim.muon_adamw import MuonAdamW, Rates, rates_at
 from nanochat_core.optim.schedules import muon_decay, muon_momentum, rate_multiplier
 from nanochat_core.specs import OptimizerSpec
@@ -105,6 +106,7 @@ def train_step(
             total += loss.detach()
         return total / trained
 
+    refresh_fp8(state.model)
     share = state.halvings.attempt(state.model, rows_of(idx, micro_rows, micro_tokens), add_gradients)
     state.optimizer.start_reduction()
     # One reduction for loss, tokens and the wish to stop, so that all ranks stop after the same step; one wait for it.

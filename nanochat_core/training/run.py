@@ -64,6 +64,12 @@ class StopSignal:
         return self.is_set
 
 
+def log_choices(lines: list[str], world: World) -> None:
+    """Say once what was chosen for this device."""
+    for line in lines if world.is_main else []:
+        print(line, flush=True)
+
+
 def micro_rows(runtime: TrainingRuntime, meta: CheckpointMeta, rows: int, world: World) -> int:
     """Return how many of a step's `rows`, over all ranks, go through this rank's model at a time."""
     own = max(1, -(-rows // world.size))

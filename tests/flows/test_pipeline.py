@@ -138,9 +138,12 @@ def test_another_base_folder_starts_from_nothing_and_ends_with_equal_digests(
     assert [outcome.digest for outcome in first.outcomes] == [outcome.digest for outcome in second.outcomes]
 
 
-def test_a_recipe_that_cannot_be_run_yet_is_refused_in_one_line(fake_stages: FakeStages) -> None:
-    with pytest.raises(SpecError, match="can be planned but not run"):
-        pipeline(recipe("speedrun"))
+def test_a_recipe_that_cannot_be_run_here_is_refused_in_one_line(
+    fake_stages: FakeStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SpecError, match="'fp8' needs GPUs that compute in it, here is none"):
+        pipeline(with_changes(recipe("demo"), {"pretrain.precision": "fp8"}))
     assert fake_stages.ran() == []
 
 

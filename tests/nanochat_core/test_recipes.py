@@ -8,17 +8,39 @@ from nanochat_core.recipes import RECIPES, recipe, resolve
 from nanochat_core.specs import with_changes
 
 
-def test_the_speedrun_has_the_published_horizon_and_cannot_run_yet() -> None:
-    spec = resolve(recipe("speedrun"))
-    assert spec.pretrain.steps == 5568
-    reason = recipes.unsupported(spec)
-    assert reason and "\n" not in reason and "fp8" in reason
+def test_the_speedrun_has_the_published_horizon() -> None:
+    assert resolve(recipe("speedrun")).pretrain.steps == 5568
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "precision"),
+    [
+        ("speedrun", ["NVIDIA H100 80GB HBM3"] * 8, "fp8"),
+        ("speedrun", ["NVIDIA H200", "NVIDIA A100-SXM4-80GB"], "bf16"),
+        ("speedrun", [], "bf16"),
+        ("d16", ["NVIDIA GH200 480GB"], "fp8"),
+        ("d14", ["NVIDIA H200"], "bf16"),
+        ("classic_d20", ["NVIDIA H100 PCIe"], "bf16"),
+    ],
+)
+def test_fp8_is_the_default_where_it_pays(name: str, gpus: list[str], precision: str) -> None:
+    assert resolve(recipe(name), gpus).pretrain.precision == precision
+
+
+def test_fp8_is_refused_on_gpus_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "visible_gpus", lambda visible: ("NVIDIA A100-SXM4-80GB",))
+    with pytest.raises(
+        SpecError, match=r"pretrain\.precision: 'fp8' needs GPUs that compute in it, here is NVIDIA A100"
+    ):
+        recipes.runnable(with_changes(recipe("speedrun"), {"pretrain.precision": "fp8"}))
+    assert recipes.runnable(recipe("speedrun")).pretrain.precision == "bf16"
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_resolves_and_leaves_nothing_of_the_model_empty(name: str) -> None:
     spec = resolve(recipe(name))
-    assert None not in spec.pretrain.model.model_dump().values()
+    empty = {name for name, value in spec.pretrain.model.model_dump().items() if value is None}
+    assert empty == {"rope_base", "short_window"}  # given where a context is extended
     assert resolve(spec) == spec
 
 

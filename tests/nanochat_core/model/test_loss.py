@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanochat_core.model.loss import CPU_ROWS, IGNORED, head_loss, loss_sum, token_nll
+from nanochat_core.model.loss import IGNORED, head_loss, loss_sum, token_nll
+from nanochat_core.model.memory import LOGIT_ROWS_CPU
 from tests.nanochat_core.inference.test_engine import random_model
 
 IDX = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
@@ -52,7 +53,7 @@ def head_case(rows: int, vocab_size: int, scale: float) -> tuple[Tensor, Tensor,
     return hidden, head, targets
 
 
-@pytest.mark.parametrize("rows", [1, CPU_ROWS - 1, CPU_ROWS, 2 * CPU_ROWS + 5])
+@pytest.mark.parametrize("rows", [1, LOGIT_ROWS_CPU - 1, LOGIT_ROWS_CPU, 2 * LOGIT_ROWS_CPU + 5])
 @pytest.mark.parametrize("scale", [0.02, 3.0, 100.0])
 def test_the_loss_in_pieces_and_its_gradients_are_those_of_all_logits(rows: int, scale: float) -> None:
     vocab_size = 90
@@ -100,11 +101,11 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_no_tensor_holds_the_logits_of_all_tokens() -> None:
-    rows, vocab_size = 8 * CPU_ROWS, 1000
+    rows, vocab_size = 8 * LOGIT_ROWS_CPU, 1000
     hidden, head, targets = head_case(rows, vocab_size, 0.5)
     with LargestTensor() as largest:
         head_loss(hidden.requires_grad_(), head.requires_grad_(), targets, vocab_size).backward()
-    assert largest.elements == 2 * CPU_ROWS * vocab_size < rows * vocab_size / 2
+    assert largest.elements == 2 * LOGIT_ROWS_CPU * vocab_size < rows * vocab_size / 2
 
 
 def test_without_gradients_only_the_loss_is_computed() -> None:

@@ -19,7 +19,7 @@ from tests.nanochat_core.stages.stage_folders import Workbench, pretrain_params,
     [
         ({"steps": None, "total_batch_tokens": None}, "steps, total_batch_tokens must be given"),
         ({"model": ModelSpec(depth=1)}, "n_embd, n_head, n_kv_head must be given"),
-        ({"precision": "fp8"}, "precision 'fp8' is not built yet"),
+        ({"precision": "fp8"}, "'fp8' cannot be used, a cpu device only emulates FP8; use 'bf16'"),
         ({"start_from": "pretrain/whole"}, "name that folder as the input `model`"),
     ],
 )
