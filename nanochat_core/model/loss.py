@@ -7,7 +7,10 @@ The rows of logits are worked through in pieces (16 MiB at V = 32,768 on a CPU),
 beside its loss: with z = h·Uᵀ, t = tanh(z/15) and p = softmax(15·t), d loss/dz = (p − onehot)·(1 − t²).
 """
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from nanochat_core.model.gpt import GPT, LOGIT_CAP
 from nanochat_core.model.memory import LOGIT_ROWS_CPU, LOGIT_ROWS_CUDA
 
 IGNORED = -1
+Kernel = Callable[..., Tensor]
 
 
 def token_nll(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
@@ -54,11 +58,15 @@ class _HeadLoss(torch.autograd.Function):
         weight = head.detach()[:vocab_size].to(hidden.dtype)
         gradients = Gradients.like(hidden, head, vocab_size) if any(ctx.needs_input_grad[:2]) else None
         rows = min(_piece_rows(hidden.device), len(hidden))
-        buffers = torch.empty(2, rows, vocab_size, device=hidden.device)
+        kernel = _kernel_of(hidden.device)
+        buffers = torch.empty(0 if kernel else 2, rows, vocab_size, device=hidden.device)
         total = torch.zeros((), device=hidden.device)
         for first in range(0, len(hidden), rows):
-            piece = slice(first, first + rows)
-            total += _piece_loss(hidden.detach()[piece], weight, targets[piece], buffers, gradients, first)
+            piece, wanted = hidden.detach()[first : first + rows], targets[first : first + rows]
+            if kernel:
+                total += _piece_by_kernel(kernel, piece, weight, wanted, gradients, first)
+            else:
+                total += _piece_by_torch(piece, weight, wanted, buffers, gradients, first)
         if gradients is not None:
             ctx.save_for_backward(gradients.hidden, gradients.head)
         return total
@@ -84,11 +92,11 @@ class Gradients:
         found.head[vocab_size:].zero_()
         return found
 
-    def add(self, hidden: Tensor, weight: Tensor, d_logits: Tensor, row_factor: Tensor, first: int) -> None:
+    def add(self, hidden: Tensor, weight: Tensor, d_logits: Tensor, row_factor: Tensor | float, first: int) -> None:
         """Take in the rows from `first` on, whose gradient is `d_logits` (n, V) times `row_factor` (n, 1)."""
         d_logits = d_logits.to(weight.dtype)
         torch.mm(d_logits, weight, out=self.hidden[first : first + len(hidden)]).mul_(row_factor)
-        scaled, head = hidden * row_factor.to(hidden.dtype), self.head[: self.vocab_size]
+        scaled, head = (hidden * row_factor).to(hidden.dtype), self.head[: self.vocab_size]
         if head.dtype == weight.dtype:
             torch.addmm(head, d_logits.T, scaled, beta=0 if first == 0 else 1, out=head)
         elif first == 0:
@@ -97,7 +105,7 @@ class Gradients:
             head.add_(torch.mm(d_logits.T, scaled))
 
 
-def _piece_loss(
+def _piece_by_torch(
     hidden: Tensor, weight: Tensor, targets: Tensor, buffers: Tensor, gradients: Gradients | None, first: int
 ) -> Tensor:
     """Return the loss of some rows (n, C), summed; add what they give to the gradients. `buffers` are (2, ≥ n, V).
@@ -117,6 +125,32 @@ def _piece_loss(
         p.scatter_add_(1, wanted, (of_target.square() / LOGIT_CAP**2 - 1) * sums)
         gradients.add(hidden, weight, p, is_learned / sums, first)
     return ((sums.log() - of_target) * is_learned).sum()
+
+
+def _piece_by_kernel(
+    kernel: Callable[..., Tensor],
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    gradients: Gradients | None,
+    first: int,
+) -> Tensor:
+    """Return the same, the logits (n, V) turned into their gradient by a Triton kernel."""
+    logits = torch.mm(hidden, weight.T)
+    losses = kernel(logits, targets, LOGIT_CAP, ignored=IGNORED)
+    if gradients is not None:
+        gradients.add(hidden, weight, logits, 1.0, first)
+    return losses.sum()
+
+
+@lru_cache
+def _kernel_of(device: torch.device) -> Kernel | None:
+    """Return the Triton kernel (model/triton_loss.py), or None where there is no CUDA device or no triton."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from nanochat_core.model.triton_loss import softcap_cross_entropy_
+
+    return softcap_cross_entropy_
 
 
 def _matmul(a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nanochat_core.model import loss
 from nanochat_core.model.loss import IGNORED, head_loss, loss_sum, token_nll
 from nanochat_core.model.memory import LOGIT_ROWS_CPU
 from tests.nanochat_core.inference.test_engine import random_model
@@ -112,3 +113,25 @@ def test_without_gradients_only_the_loss_is_computed() -> None:
     hidden, head, targets = head_case(10, 90, 0.5)
     assert head_loss(hidden, head, targets, 90).item() == pytest.approx(plain_loss(hidden, head, targets, 90).item())
     assert math.isfinite(head_loss(hidden, head, torch.full_like(targets, IGNORED), 90))
+
+
+def slow_kernel(logits: Tensor, targets: Tensor, cap: float, *, ignored: int) -> Tensor:
+    """What model/triton_loss.py promises: the loss of each row; the logits become its gradient."""
+    with torch.enable_grad():
+        leaf = logits.detach().clone().requires_grad_()
+        losses = F.cross_entropy(cap * torch.tanh(leaf / cap), targets, ignore_index=ignored, reduction="none")
+        losses.sum().backward()
+    logits.copy_(leaf.grad)
+    return losses.detach()
+
+
+def test_a_kernel_in_place_of_torch_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for kernel in (None, slow_kernel):
+        monkeypatch.setattr(loss, "_kernel_of", lambda device, kernel=kernel: kernel)
+        hidden, head, targets = head_case(2 * LOGIT_ROWS_CPU + 5, 90, 3.0)
+        value = head_loss(hidden.requires_grad_(), head.requires_grad_(), targets, 90)
+        value.backward()
+        found.append((value, hidden.grad, head.grad))
+    for ours, its in zip(*found, strict=True):
+        torch.testing.assert_close(ours, its, rtol=1e-4, atol=1e-5)
