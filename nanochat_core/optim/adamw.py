@@ -20,7 +20,7 @@ def adamw_step(
         [m],
         [v],
         [],
-        [torch.tensor(float(step), device=weight.device)],
+        [torch.full((), float(step), device=weight.device)],
         lr=lr,
         beta1=group.betas[0],
         beta2=group.betas[1],

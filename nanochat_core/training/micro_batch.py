@@ -16,35 +16,23 @@ import torch
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.memory import largest_micro_rows
+from nanochat_core.model.memory import micro_rows
 from nanochat_core.specs import ModelSpec, Precision
 
-MOST_ROWS_CPU = 32  # more rows at a time gain nothing there
 T = TypeVar("T")
 
 
 def rows_at_a_time(model: ModelSpec, vocab_size: int, precision: Precision, rows: int, world: World) -> int:
     """Return how many of this rank's `rows` of a step go through the model at a time, in even pieces."""
-    is_cuda = world.device.type == "cuda"
-    fitting = largest_micro_rows(
+    return micro_rows(
         model,
         vocab_size,
-        rows_per_rank=1 << (rows - 1).bit_length(),
+        rows=rows,
         memory_bytes=device_memory(world.device),
         precision=precision,
         ranks=world.size,
-        is_cuda=is_cuda,
+        is_cuda=world.device.type == "cuda",
     )
-    return even_pieces(rows, max(1, fitting if is_cuda else min(fitting, MOST_ROWS_CPU)))
-
-
-def even_pieces(rows: int, most: int) -> int:
-    """Return the size of the fewest pieces of at most `most` rows, as even as can be.
-
-    >>> even_pieces(24, 16), even_pieces(24, 8), even_pieces(5, 32)
-    (12, 8, 5)
-    """
-    return -(-rows // -(-rows // most))
 
 
 def device_memory(device: torch.device) -> int:
