@@ -35,12 +35,12 @@ from nanochat_core import recipes
 from nanochat_core.data.document_order import DocumentOrder, lanes_of
 from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.shards import write_shard
-from nanochat_core.device import compute_dtype
 from nanochat_core.distributed import World
 from nanochat_core.model.accounting import attention_windows, derive_shape, flops_per_token
-from nanochat_core.model.attention import causal_attention
+from nanochat_core.model.attention import choose_attention, use_attention
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
+from nanochat_core.model.precision import prepare_training
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.scaling import rate_batch_factor, weight_decay
 from nanochat_core.specs import ModelSpec
@@ -109,7 +109,7 @@ class Ours:
         self.model = GPT(spec, setup.vocab_size)
         init_weights(self.model, 0)
         self.model.to(device)
-        self.model.compute_dtype = compute_dtype(setup.precision)
+        prepare_training(self.model, setup.precision)
         self.loader = Feed(_loader(setup, folder), device)
         self.optimizer = MuonAdamW(self.model)
         pretrain = recipes.speedrun().pretrain
@@ -268,21 +268,28 @@ class Server:
         }
 
     def attention(self, count: int) -> dict[str, Any]:
-        """Return the milliseconds of attention, forward and backward, of one layer with a window and without."""
+        """Return the milliseconds of one layer's attention, forward and backward, by back-end and window."""
         spec, device = self._setup.spec, torch.device(self._setup.device)
-        shape = (self._setup.rows, spec.n_head, spec.sequence_len, spec.n_embd // spec.n_head)
+        head_size = spec.n_embd // spec.n_head
+        shape = (self._setup.rows, spec.n_head, spec.sequence_len, head_size)
         q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-        found = {}
-        for window in (min(attention_windows(spec)), None):
-            for step in range(count + 3):
-                if step == 3:
-                    self._synchronize()
-                    started = time.perf_counter()
-                causal_attention(q, k, v, window).sum().backward()
-            self._synchronize()
-            name = f"window of {window}" if window else "all keys"
-            found[name] = (time.perf_counter() - started) / count * 1e3
-        return {"attention_ms": found}
+        chosen, found = choose_attention(device, q.dtype, head_size), {}
+        for backend in {chosen.name: chosen, "flex": use_attention("flex")}.values():
+            for window in (min(attention_windows(spec)), None):
+                backend.prepare(spec.sequence_len, [window], device)
+                name = f"{backend.name}, window of {window}" if window else f"{backend.name}, all keys"
+                found[name] = self._milliseconds(lambda: backend.attend(q, k, v, window).sum().backward(), count)  # noqa: B023
+        return {"attention_ms": found, "attention_chosen": f"{chosen.name} ({chosen.reason})"}
+
+    def _milliseconds(self, work: Callable[[], object], count: int) -> float:
+        """Return how long `work` takes, without its first three times."""
+        for step in range(count + 3):
+            if step == 3:
+                self._synchronize()
+                started = time.perf_counter()
+            work()
+        self._synchronize()
+        return (time.perf_counter() - started) / count * 1e3
 
 
 def resident_bytes() -> int:
