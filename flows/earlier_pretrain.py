@@ -50,8 +50,11 @@ def earlier_folder(reference: str, base: Path) -> Path:
     Raises SpecError where there is none, or it is not below this base folder's artifacts: inputs are named from there.
     """
     root = paths.artifacts_dir(base).resolve()
-    candidates = [root / reference, Path(reference).expanduser().absolute()]
-    folder = next((path.resolve() for path in candidates if path.is_dir()), None)
+    try:
+        candidates = [root / reference, Path(reference).expanduser().absolute()]
+        folder = next((path.resolve() for path in candidates if path.is_dir()), None)
+    except (OSError, RuntimeError, ValueError):  # no path at all: an unknown user's home, a name too long, a null byte
+        folder = None
     if folder is None:
         raise SpecError(f"pretrain.start_from: there is no folder {reference!r}, here or in {root}.")
     if folder.parent.parent != root:

@@ -28,6 +28,7 @@ def set_determinism(device: torch.device) -> None:
     """On the CPU, have equal runs give equal bits: torch's own switch, and no denormals that cost time."""
     if device.type == "cpu":
         torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler: a second
+        torch.utils.deterministic.fill_uninitialized_memory = False  # NaN into all that is about to be written: slow
         torch.set_flush_denormal(True)
     else:
         torch.backends.cuda.matmul.allow_tf32 = True

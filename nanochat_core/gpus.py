@@ -42,6 +42,11 @@ class GPU:
     def memory_bytes(self) -> int:
         return int(self.memory_gib * 2**30)
 
+    @property
+    def trains_in_fp8(self) -> bool:
+        """Whether training computes in its FP8: NVIDIA's formats, not those of AMD's Instinct."""
+        return self.fp8_flops is not None and not self.name.startswith("MI")
+
     def peak_flops(self, precision: Precision) -> float | None:
         """Return the dense peak of matrix products in `precision`, or None where there is none."""
         return {"fp32": self.fp32_flops, "bf16": self.bf16_flops, "fp8": self.fp8_flops}[precision]

@@ -44,7 +44,7 @@ def plan(spec: PipelineSpec, asked: str | None = None) -> dict[str, Any]:
     launch = spec.launch.model_copy(
         update={"nproc_per_node": machine.ranks, "nnodes": 1, "mode": "local", "rdzv_endpoint": None}
     )
-    names = [machine.gpu.name] if machine.gpu else []
+    names = [machine.gpu.name] if asked is not None and machine.gpu else None  # None: this machine's own
     resolved = recipes.resolve(spec.model_copy(update={"launch": launch}), names)
     arithmetic, notes = _arithmetic(resolved.pretrain.precision, machine)
     numbers = derived_numbers(resolved)
@@ -138,7 +138,7 @@ def _steps_from(spec: PipelineSpec) -> str:
 
 def _arithmetic(precision: Precision, machine: Machine) -> tuple[Precision, list[str]]:
     """Return the precision that the machine can train in, with a note where it is another than the recipe's."""
-    if precision == "fp8" and not (machine.gpu and machine.gpu.fp8_flops):
+    if precision == "fp8" and machine.gpu is not None and not machine.gpu.trains_in_fp8:
         return "bf16", [f"{machine.label} has no known FP8; planned in bf16."]
     return precision, []
 

@@ -264,7 +264,7 @@ def runnable(spec: PipelineSpec) -> PipelineSpec:
 
 def _fp8_obstacles(spec: PipelineSpec, gpus: Sequence[str]) -> Iterator[str]:
     """Say which GPUs have no FP8; those that the table does not know are asked when training begins."""
-    without = sorted({name for name in gpus if (gpu := find_gpu(name)) and gpu.fp8_flops is None})
+    without = sorted({name for name in gpus if (gpu := find_gpu(name)) and not gpu.trains_in_fp8})
     if spec.pretrain.precision == "fp8" and (without or not gpus):
         yield (
             f"pretrain.precision: 'fp8' needs GPUs that compute in it, here is {', '.join(without) or 'none'}; "

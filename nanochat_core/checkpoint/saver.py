@@ -144,13 +144,16 @@ class Saver:
         self._thread = self._meta = None
         path = self._folder / folder_name(meta.step)
         problem = next((outcome[1:].decode() for outcome in outcomes if outcome.startswith(FAILED)), "")
-        if not problem and self._world.is_main:
-            problem = self._rename(path, meta, dict(line.split() for line in b"".join(outcomes).decode().splitlines()))
+        if not problem:
+            renamed = b""
+            if self._world.is_main:
+                hashes = dict(line.split() for line in b"".join(outcomes).decode().splitlines())
+                renamed = self._rename(path, meta, hashes).encode()
+            problem = b"".join(self._world.gather_bytes(renamed)).decode()  # all ranks go on, or none
         if problem:
             if self._world.is_main:
                 shutil.rmtree(unfinished(path), ignore_errors=True)
             raise CheckpointError(problem)
-        self._world.barrier()
 
     def _rename(self, path: Path, meta: CheckpointMeta, hashes: dict[str, str]) -> str:
         """Make the checkpoint whole and remove the oldest; return what is wrong, or nothing."""

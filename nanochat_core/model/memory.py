@@ -66,8 +66,8 @@ def training_memory(
 ) -> TrainingMemory:
     """Return what one rank takes while it trains on micro-batches of `micro_rows` rows.
 
-    - parameters: 4 bytes each, all of them on every rank; in `full`, embedding and value embeddings are bf16 on CUDA
-      unless everything is fp32.
+    - parameters: 4 bytes each, all of them on every rank; embedding and value embeddings are bf16 on CUDA unless
+      everything is fp32.
     - gradients: as the parameters.
     - optimizer, shared by the ranks: two moments of the tables' and scalars' dtype (AdamW); of the matrices one float32
       momentum (Muon) and, in `full`, one float32 for each row or column, whichever are more (NorMuon).
@@ -76,10 +76,10 @@ def training_memory(
 
     >>> memory = training_memory(ModelSpec(depth=20), 65_536, micro_rows=32, precision="bf16", ranks=8)
     >>> memory.parameters, round(memory.total / 2**30, 1)
-    (2243952640, 66.2)
+    (2076180480, 65.8)
     """
     model = derive_shape(model)
-    has_small_tables = model.arch == "full" and is_cuda and precision != "fp32"
+    has_small_tables = is_cuda and precision != "fp32"
     table_bytes = 2 if has_small_tables else 4
     counts = parameter_counts(model, padded_rows(model, vocab_size))
     tables = counts["embedding"] + counts.get("value_embeddings", 0)
@@ -94,7 +94,7 @@ def training_memory(
         parameters=parameters,
         gradients=parameters,
         optimizer=-(-state // ranks),
-        low_precision_weights={"fp32": 0, "bf16": 2, "fp8": 1}[precision] * (counts["matrices"] + counts["head"]),
+        low_precision_weights={"fp32": 0, "bf16": 2, "fp8": 2}[precision] * (counts["matrices"] + counts["head"]),
         activations=tokens * activation_bytes_per_token(model, precision, is_cuda=is_cuda),
         logits=chunk_rows * padded_rows(model, vocab_size) * BYTES_PER_LOGIT,
     )

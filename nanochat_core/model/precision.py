@@ -34,6 +34,7 @@ def prepare_training(model: GPT, precision: Precision) -> list[str]:
     backend = choose_attention(model.device, model.compute_dtype, model.spec.n_embd // model.spec.n_head)
     for block in model.blocks:
         block.attn.attend = backend.attend
+    model.rotary(model.spec.sequence_len)  # made here, or a compiled model would be traced once without it
     windows = {block.attn.window for block in model.blocks}
     backend.prepare(model.spec.sequence_len, windows, model.device)
     return [*chosen, f"attention: {backend.name} ({backend.reason})"]

@@ -133,7 +133,8 @@ class MuonAdamW:
 
         Gradients that are on their way, of a step that was given up, arrive and are forgotten.
         """
-        for part in self._parts[: self._starts.begin_anew()]:
+        started = self._starts.begin_anew()
+        for part in self._parts[:started] if self._world.size > 1 else []:
             part.finish_reduce()
         for part in self._parts:
             part.load(pieces)

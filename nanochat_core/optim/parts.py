@@ -76,19 +76,20 @@ class ScalarPart:
         self._world = world
         self._m, self._v = torch.zeros_like(parameter.detach()), torch.zeros_like(parameter.detach())
         self.parameters = [parameter]
+        self._gradient = torch.empty(0)
 
     def start_reduce(self) -> None:
-        self._world.sum_(self._parameter.grad)
+        self._gradient = self._world.sum_(self._parameter.grad.clone())  # of its own: the pass may be made again
 
     def finish_reduce(self) -> Tensor:
-        return _squares(self._parameter.grad) / self._world.size
+        return _squares(self._gradient) / self._world.size
 
     def scale_gradient(self, factor: float) -> None:
-        self._parameter.grad.mul_(factor)
+        self._gradient.mul_(factor)
 
     def update(self, rates: RatesLike, step: int) -> None:
         lr = getattr(rates, self._group)
-        adamw_step(self._parameter, self._parameter.grad, self._m, self._v, step=step, lr=lr, group=self._constants)
+        adamw_step(self._parameter, self._gradient, self._m, self._v, step=step, lr=lr, group=self._constants)
 
     def start_gather(self) -> None:
         pass
@@ -142,6 +143,7 @@ class TablePart:
             lr = getattr(rates, self._group)
             adamw_step(self._own, self._gradient, self._m, self._v, step=step, lr=lr, group=self._constants)
         self._gradient = torch.empty(0)
+        self._parameter.grad = None  # memory for the parts to come
 
     def start_gather(self) -> None:
         if self._world.size == 1:
@@ -199,15 +201,18 @@ class MatrixPart:
         return torch.stack([*(tensor.detach() for tensor in tensors), *[empty] * (self._slots - len(names))])
 
     def start_reduce(self) -> None:
-        stacks = [self._stacked(names, of_gradients=True) for names in self._by_rank]
         if self._world.size == 1:
-            self._gradient = stacks[0]
-            return
+            return  # stacked when its turn comes: a second copy of all gradients would take their memory again
+        stacks = [self._stacked(names, of_gradients=True) for names in self._by_rank]
         self._gradient = torch.empty_like(stacks[0])
         self._wait = start_reduce_scatter(self._gradient, torch.cat(stacks))
 
     def finish_reduce(self) -> Tensor:
         self._wait()
+        if self._world.size == 1:
+            self._gradient = self._stacked(self._names, of_gradients=True)
+            for parameter in self.parameters:
+                parameter.grad = None
         self._gradient = self._gradient[: len(self._names)]
         return _squares(self._gradient)
 

@@ -37,6 +37,8 @@ def meta_of_stage(folder: StageFolder, meta: checkpoint.CheckpointMeta) -> check
             "tokens": 0,
             "optimizer_steps": 0,
             "data_digest": folder.request.input_digests.get("conversations", ""),
+            "format_version": checkpoint.FORMAT_VERSION,
+            "skipped_batches": (),
             "files": {},
         }
     )
@@ -63,7 +65,9 @@ def _make_run(
         reshape=lambda shape: extended(shape, max(shape.sequence_len, spec.sequence_len or 0)),
     )
     # These stages are short, and their rows are of many lengths: FP8 would be compiled for each.
-    log_choices(prepare_training(model, "bf16" if meta.precision == "fp8" else meta.precision), world)
+    if meta.precision == "fp8":
+        meta = meta.model_copy(update={"precision": "bf16"})
+    log_choices(prepare_training(model, meta.precision), world)
     sequence_len = spec.sequence_len or meta.model.sequence_len
     loader = _loader(folder, spec, world, sequence_len, "train")
     steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))

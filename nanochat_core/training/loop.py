@@ -128,7 +128,8 @@ def next_batch(state: TrainState) -> tuple[Tensor, Tensor]:
 def update(state: TrainState, world: World, loss: float, rates: Rates, *, grad_clip: float | None) -> float:
     """Change the weights by the gradients that are there, count the step, and return the gradients' norm.
 
-    Raises NonFiniteLoss, before the weights change, where the loss (the same on all ranks) is not finite.
+    Raises NonFiniteLoss where the loss (the same on all ranks) is not finite, before the weights change, or where the
+    norm is not, after they did: nothing of that step is saved.
     """
     step = state.step + 1
     batch = batch_of(step, state.skipped_batches)

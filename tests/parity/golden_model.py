@@ -92,27 +92,30 @@ def their_name(parameter: str) -> str:
 
 
 def train(arch: Arch, world: World) -> dict[str, Tensor]:
-    """Return the losses and the weights after 1 and 3 steps; each rank takes every `world.size`-th row."""
+    """Return the losses and the weights after each step; a rank takes every `world.size`-th row as a micro-batch."""
     found, reference = {}, golden(arch)
     model = reference.model()
     optimizer, losses = MuonAdamW(model, world), []
     for step in range(1, STEPS + 1):
-        loss = torch.zeros(())
-        if world.rank < len(reference.idx):  # there are two rows
-            loss = reference.mean_loss(model, slice(world.rank, None, world.size))
-            optimizer.expect_last_backward()
+        total = torch.zeros(())
+        rows = range(world.rank, len(reference.idx), world.size)  # there are two; each is a micro-batch
+        for row in rows:
+            loss = reference.mean_loss(model, slice(row, row + 1))
+            if row == rows[-1]:
+                optimizer.expect_last_backward()
             loss.backward()
+            total += loss.detach()
         optimizer.start_reduction()
-        losses.append(world.sum_(loss.detach().clone()))
+        losses.append(world.sum_(total))
         reference.step(optimizer)
         found |= {f"after{step}.{name}": tensor.detach().clone() for name, tensor in model.named_parameters()}
     return found | {"losses": torch.stack(losses)}
 
 
 def main(rank: int, most_ranks: int, folder: Path) -> None:
-    """Train both architectures as one of 2, 3, … `most_ranks` ranks; rank 0 writes FOLDER/ARCH-RANKS.safetensors."""
+    """Train both architectures as one of 1, 2, … `most_ranks` ranks; rank 0 writes FOLDER/ARCH-RANKS.safetensors."""
     torch.set_num_threads(1)
-    for ranks in range(2, most_ranks + 1):
+    for ranks in range(1, most_ranks + 1):
         if rank >= ranks:
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/store{ranks}", rank=rank, world_size=ranks)

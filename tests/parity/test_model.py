@@ -9,9 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nanochat_core.distributed import World
 from nanochat_core.optim.muon_adamw import MuonAdamW
-from nanochat_core.specs import Arch
 from tests.parity import golden_model
 from tests.parity.golden_model import ARCHES, STEPS, Golden
 
@@ -60,13 +58,8 @@ def after(found: dict[str, Tensor], step: int) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def one_rank() -> dict[Arch, dict[str, Tensor]]:
-    return {arch: golden_model.train(arch, World(0, 1, torch.device("cpu"))) for arch in ARCHES}
-
-
-@pytest.fixture(scope="module")
 def several_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what 2, 3 and 4 ranks got."""
+    """A folder with what 1, 2, 3 and 4 ranks got."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.parity.golden_model"]
     ranks = [
@@ -76,28 +69,21 @@ def several_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check_end_to_end(golden: Golden, found: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("ranks", range(1, MOST_RANKS + 1))
+def test_three_steps_give_the_reference_s_losses_and_weights(golden: Golden, ranks: int, several_ranks: Path) -> None:
+    found = load_file(several_ranks / f"{golden.spec.arch}-{ranks}.safetensors")
     assert found["losses"].tolist() == pytest.approx(golden.arrays["losses"].tolist(), rel=1e-5)
     for step in (1, STEPS):
         assert largest_distance(golden, f"after{step}", after(found, step)) < 3e-4
 
 
-def test_three_steps_give_the_reference_s_losses_and_weights(
-    golden: Golden, one_rank: dict[Arch, dict[str, Tensor]]
-) -> None:
-    check_end_to_end(golden, one_rank[golden.spec.arch])
-
-
 @pytest.mark.parametrize("ranks", range(2, MOST_RANKS + 1))
-def test_several_ranks_are_one(
-    golden: Golden, ranks: int, one_rank: dict[Arch, dict[str, Tensor]], several_ranks: Path
-) -> None:
-    """Also with more ranks than rows. A step is equal to 1e-6; later ones drift, as the reference's own may."""
-    found, expected = load_file(several_ranks / f"{golden.spec.arch}-{ranks}.safetensors"), one_rank[golden.spec.arch]
-    check_end_to_end(golden, found)
+def test_several_ranks_take_the_step_of_one(golden: Golden, ranks: int, several_ranks: Path) -> None:
+    """Of the same micro-batches, also with more ranks than rows. Later steps drift, as the reference's own may."""
+    one, several = (load_file(several_ranks / f"{golden.spec.arch}-{count}.safetensors") for count in (1, ranks))
     differing = {
         name: difference
-        for name, tensor in after(expected, 1).items()
-        if (difference := distance(after(found, 1)[name], tensor)) > 1e-6
+        for name, tensor in after(one, 1).items()
+        if (difference := distance(after(several, 1)[name], tensor)) > 1e-6
     }
     assert not differing

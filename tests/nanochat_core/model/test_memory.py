@@ -90,7 +90,7 @@ def test_adamw_keeps_two_moments_and_muon_one_shared_by_the_ranks() -> None:
     classic, full = small("classic"), small("full")
     tables, matrices = 2 * 64 * 128, 2 * 12 * 128 * 128
     one = training_memory(classic, 64, micro_rows=1, precision="bf16")
-    assert one.optimizer == 4 * (2 * tables + matrices)
+    assert one.optimizer == (2 + 4) * tables + 4 * matrices  # the embedding's moments are bf16, the head's fp32
     assert training_memory(classic, 64, micro_rows=1, precision="bf16", ranks=3).optimizer == -(-one.optimizer // 3)
     counts = parameter_counts(full, 64)
     small_tables = counts["embedding"] + counts["value_embeddings"]
@@ -99,7 +99,7 @@ def test_adamw_keeps_two_moments_and_muon_one_shared_by_the_ranks() -> None:
     assert training_memory(full, 64, micro_rows=1, precision="bf16").optimizer == state
 
 
-def test_tables_of_full_take_two_bytes_on_cuda_unless_all_is_fp32() -> None:
+def test_tables_take_two_bytes_on_cuda_unless_all_is_fp32() -> None:
     spec = small("full")
     counts = parameter_counts(spec, 64)
     four, two = (
@@ -123,7 +123,7 @@ def test_fp8_keeps_less_than_bf16_and_that_less_than_fp32() -> None:
         for precision in ("fp8", "bf16", "fp32")
     )
     assert fp8 < bf16 < fp32
-    assert bf16 - fp8 == pytest.approx(9e9 / GIB, rel=0.2)  # what nanochat saw of its d26: 9 GB
+    assert 6 < bf16 - fp8 < 9e9 / GIB  # nanochat saw 9 GB of its d26; it keeps no copies of the weights in FP8
 
 
 @pytest.mark.parametrize(
