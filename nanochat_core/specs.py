@@ -101,7 +101,7 @@ class ModelSpec(Spec):
     rope_base: float | None = Field(
         None,
         ge=1,
-        le=1e30,
+        le=1e11,
         description="base of the rotary positions: the slowest turn once in about 6 x so many tokens; empty: 10,000, "
         "for arch full 100,000, more where a context was extended",
     )

@@ -46,7 +46,11 @@ def worker(client: SyncPrefectClient, prefect_server: str, base: Path) -> Iterat
         yield
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:  # Prefect's worker now and then does not hear of it while it ends a run
+            process.kill()
+            process.wait()
 
 
 def wait_for_end(client: SyncPrefectClient, run_id: UUID, attempt: int) -> FlowRun:

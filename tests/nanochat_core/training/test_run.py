@@ -188,5 +188,5 @@ def test_a_checkpoint_without_a_part_of_the_state_is_refused_by_its_name(tmp_pat
     run = make_run(tmp_path)
     run.state.optimizer.pieces = dict  # type: ignore[method-assign]
     save(run)
-    with pytest.raises(CheckpointError, match=r"holds no .*wte\.weight|holds no .*momentum"):
+    with pytest.raises(CheckpointError, match=r"holds no .*(/m@0|momentum), which this run needs"):
         restore(make_run(tmp_path))
