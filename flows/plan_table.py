@@ -54,7 +54,7 @@ def _model(plan: dict[str, Any]) -> Iterator[Row]:
     for group, count in plan["parameters_by_group"].items():
         yield f"  {GROUPS.get(group, group)}", f"{count:,}", f"{count / plan['parameters']:.1%}"
     yield "FLOPs per token", f"{plan['flops_per_token']:.4g}", "forward and backward"
-    yield "to answer with", size(plan["inference_bytes"]), "weights, and the cache of one row"
+    yield "to answer with", size(plan["inference_bytes"]), "at least: weights in 16 bits, and the cache of one row"
 
 
 def _training(plan: dict[str, Any]) -> Iterator[Row]:

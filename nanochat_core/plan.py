@@ -138,7 +138,8 @@ def _steps_from(spec: PipelineSpec) -> str:
 
 def _arithmetic(precision: Precision, machine: Machine) -> tuple[Precision, list[str]]:
     """Return the precision that the machine can train in, with a note where it is another than the recipe's."""
-    if precision == "fp8" and machine.gpu is not None and not machine.gpu.trains_in_fp8:
+    has_none = not machine.is_cuda or (machine.gpu is not None and not machine.gpu.trains_in_fp8)
+    if precision == "fp8" and has_none:
         return "bf16", [f"{machine.label} has no known FP8; planned in bf16."]
     return precision, []
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_core.model.query_blocks import MOST_KEYS, blocks_of, scores_of
+from nanochat_core.model.query_blocks import MOST_KEYS, MOST_QUERIES, blocks_of, scores_of
 
 LIBRARY = torch.library.Library("nanochat", "FRAGMENT")
 LIBRARY.define("blockwise_attention(Tensor q, Tensor k, Tensor v, int window) -> (Tensor, Tensor)")
@@ -55,7 +55,7 @@ class _Attention(torch.autograd.Function):
 def _forward(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Return the output (N, T, D) and the probabilities of all blocks, one behind the other."""
     y, p = _results(q, k, v, window)
-    later = torch.full((128, 128), -torch.inf).triu(1)
+    later = torch.full((MOST_QUERIES, MOST_QUERIES), -torch.inf).triu(1)
     earlier = later.T
     for (first, start, stop), scores in zip(blocks_of(q.size(1), window), _pieces(p, q, window), strict=True):
         torch.baddbmm(

@@ -128,7 +128,7 @@ def _piece_by_torch(
 
 
 def _piece_by_kernel(
-    kernel: Callable[..., Tensor],
+    kernel: Kernel,
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,

@@ -71,7 +71,8 @@ def training_memory(
     - gradients: as the parameters.
     - optimizer, shared by the ranks: two moments of the tables' and scalars' dtype (AdamW); of the matrices one float32
       momentum (Muon) and, in `full`, one float32 for each row or column, whichever are more (NorMuon).
-    - low-precision weights: the copies of matrices and head that products use and that the backward pass keeps.
+    - low-precision weights: the copies of matrices and head that products use and that the backward pass keeps, in
+      bf16, or twice in FP8, by rows and by columns.
     - activations and logits: `activation_bytes_per_token`; the logits of one chunk of rows.
 
     >>> memory = training_memory(ModelSpec(depth=20), 65_536, micro_rows=32, precision="bf16", ranks=8)
@@ -94,7 +95,7 @@ def training_memory(
         parameters=parameters,
         gradients=parameters,
         optimizer=-(-state // ranks),
-        low_precision_weights={"fp32": 0, "bf16": 2, "fp8": 2}[precision] * (counts["matrices"] + counts["head"]),
+        low_precision_weights=(0 if precision == "fp32" else 2) * (counts["matrices"] + counts["head"]),
         activations=tokens * activation_bytes_per_token(model, precision, is_cuda=is_cuda),
         logits=chunk_rows * padded_rows(model, vocab_size) * BYTES_PER_LOGIT,
     )

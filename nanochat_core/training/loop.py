@@ -87,7 +87,7 @@ def train_step(
     """Do one optimizer step; return loss (nats per trained token), gradient norm, tokens, whether to stop.
 
     The loss is divided by the trained tokens of all micro-batches and ranks, and all ranks stop where one must. Raises
-    NonFiniteLoss, before the weights change, where the loss is not finite.
+    NonFiniteLoss as `update` does.
     """
     idx, targets = next_batch(state)
     device = world.device
@@ -97,10 +97,10 @@ def train_step(
         """Return this rank's share of the mean loss; the gradients are those of the same, and set out as they come."""
         state.optimizer.expect_more_backward()
         total = torch.zeros((), dtype=world.sum_dtype, device=device)
-        for row in range(0, len(idx), rows):
-            piece = slice(row, row + rows)
-            loss = loss_function(state.model, idx[piece].to(device), targets[piece].to(device))
-            if row + rows >= len(idx):
+        pieces = list(micro_batches(idx, targets, rows))
+        for number, (micro_idx, micro_targets) in enumerate(pieces, start=1):
+            loss = loss_function(state.model, micro_idx.to(device), micro_targets.to(device))
+            if number == len(pieces):
                 state.optimizer.expect_last_backward()
             (loss / trained.to(loss.dtype)).backward()
             total += loss.detach()
