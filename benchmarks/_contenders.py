@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.baselines.plain_gpt import PlainGPT, adamw
 from nanochat_core import recipes
-from nanochat_core.data.document_order import DocumentOrder, lanes_of
+from nanochat_core.data.document_order import DocumentOrder
+from nanochat_core.data.lanes import lanes_of
 from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.shards import write_shard
 from nanochat_core.distributed import World

@@ -12,7 +12,8 @@ from nanochat_core import recipes
 from nanochat_core.model.blocks import BLOCK_SETS, BlockSet
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim import scaling
-from nanochat_core.optim.muon_adamw import MuonAdamW, rates_at
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import rates_at
 from nanochat_core.optim.recipe import RECIPES, Recipe
 from nanochat_core.optim.schedules import muon_decay, muon_momentum, rate_multiplier
 from nanochat_core.specs import Arch, PretrainSpec

@@ -42,7 +42,8 @@ from benchmarks._quality_arms import ABLATIONS, ADAMW_LRS, SQUARE_ROOT, Trainer,
 from benchmarks.data import shards
 from nanochat_core import paths
 from nanochat_core.artifacts import read_json, sha256_of, write_json
-from nanochat_core.data.document_order import DocumentOrder, lanes_of
+from nanochat_core.data.document_order import DocumentOrder
+from nanochat_core.data.lanes import lanes_of
 from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.shards import documents
 from nanochat_core.data.token_shards import ensure_token_shard

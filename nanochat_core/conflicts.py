@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
 from nanochat_core.model.accounting import SMEAR_CHANNELS
 from nanochat_core.specs import (
@@ -25,7 +26,6 @@ from nanochat_core.specs import (
     TaskDataSpec,
 )
 
-MAX_LANES = 64  # as in data/document_order.py
 CONTEXT_MARGIN = 4  # as in inference/engine.py: how far beyond sequence_len a model answers
 TASK_DATASETS = {  # the data set that a task of ours reads; those that are not here are generated
     "ARC-Challenge": "arc",

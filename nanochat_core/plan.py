@@ -6,14 +6,13 @@ The utilisation (MFU) is what nanochat's runs on 8xH100 reached with 24 and 26 l
 and as much work as 59 % of the bf16 peak in FP8 (its leaderboard of March 2026). Smaller models reach less.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from nanochat_core import hardware, recipes
-from nanochat_core.conflicts import MAX_LANES
+from nanochat_core.data.lanes import busiest_rows
 from nanochat_core.gpus import GPU, find_gpu, parse_hardware
 from nanochat_core.model.accounting import flops_per_token, kv_bytes_per_token, parameter_counts, scaling_parameters
 from nanochat_core.model.memory import MEMORY_SHARE, inference_memory, micro_rows, training_memory
@@ -110,16 +109,6 @@ def machine_at_hand(launch: LaunchSpec) -> Machine:
     count = launch.nproc_per_node or 1
     memory = psutil.virtual_memory().total // count
     return Machine(f"{here.cores} cores ({here.cpu})", count * launch.nnodes, memory, None, is_cuda=False)
-
-
-def busiest_rows(rows: int, ranks: int) -> int:
-    """Return the rows of a step that the busiest rank has: ranks share lanes, of equally many rows each.
-
-    >>> busiest_rows(256, 8), busiest_rows(256, 3)
-    (32, 88)
-    """
-    lanes = math.gcd(rows, MAX_LANES)
-    return -(-lanes // ranks) * (rows // lanes)
 
 
 def _steps_from(spec: PipelineSpec) -> str:

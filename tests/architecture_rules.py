@@ -39,6 +39,7 @@ TORCH_FREE = (
     "optim.scaling_laws",
     "optim.isoflop",
     "data.own.bad_lines",
+    "data.lanes",
     "data.download",
     "data.remote.hub_shards",
     "data.shards",

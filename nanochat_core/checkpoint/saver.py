@@ -32,7 +32,7 @@ from nanochat_core.checkpoint.folders import (
     unfinished,
 )
 from nanochat_core.checkpoint.host_copies import HostCopies
-from nanochat_core.checkpoint.meta import Checkpoint, CheckpointMeta, sealed
+from nanochat_core.checkpoint.meta import FORMAT_VERSION, Checkpoint, CheckpointMeta, sealed
 from nanochat_core.checkpoint.tensor_file import write_tensors
 from nanochat_core.distributed import World
 from nanochat_core.errors import CheckpointError
@@ -157,7 +157,7 @@ class Saver:
 
     def _rename(self, path: Path, meta: CheckpointMeta, hashes: dict[str, str]) -> str:
         """Make the checkpoint whole and remove the oldest; return what is wrong, or nothing."""
-        meta = meta.model_copy(update={"files": dict(sorted(hashes.items()))})
+        meta = meta.model_copy(update={"files": dict(sorted(hashes.items())), "format_version": FORMAT_VERSION})
         try:
             write_json(unfinished(path) / META_FILE, sealed(meta.model_dump(mode="json")))
             sync_folder(unfinished(path))

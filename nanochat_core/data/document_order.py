@@ -5,7 +5,6 @@ order, counted on over the epochs. The documents of the shards are dealt to `lan
 lane packs rows of its own, and a rank works for the lanes r, r + W, … and reads no other's documents.
 """
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat_core.data.shards import row_groups
-from nanochat_core.errors import DataError, SpecError
-
-MAX_LANES = 64
+from nanochat_core.errors import DataError
 
 
 class DocumentOrder:
@@ -73,18 +70,3 @@ class DocumentOrder:
 
     def _permuted(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(self.turns)
-
-
-def lanes_of(rows_per_step: int, world_size: int) -> int:
-    """Return the number of lanes: the most that share a step's rows evenly, up to 64, whatever the number of ranks.
-
-    Where the ranks do not divide the lanes, some work for one lane more than others, and these wait for them: 3 ranks
-    have 22, 21 and 21 of 64. Raises SpecError where a rank would have none.
-    """
-    lanes = math.gcd(rows_per_step, MAX_LANES)
-    if lanes < world_size:
-        raise SpecError(
-            f"{rows_per_step} rows a step go to {lanes} lanes, fewer than the {world_size} ranks. "
-            f"Choose fewer ranks, or a total_batch_tokens of more rows, best a multiple of {MAX_LANES}."
-        )
-    return lanes

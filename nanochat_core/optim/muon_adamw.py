@@ -5,62 +5,18 @@ gradient of that part alone, updates it and gives it to the others. Gradients se
 parts (optim/parts.py) send and receive while others are computed.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.parts import MatrixPart, Part, ScalarPart, TablePart
+from nanochat_core.optim.rates import Rates
 from nanochat_core.optim.recipe import RECIPES, Recipe, group_of
-from nanochat_core.optim.scaling import rate_width_factor
 from nanochat_core.optim.sharding import OrderedStarts, owners_by_cost
-from nanochat_core.specs import OptimizerSpec
 
 SMALL = 1024  # elements; below, every rank keeps all of it
 LAYERS_OF_A_PART = 8  # matrices of one shape that travel and are orthogonalised together
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Rates of one step, after schedule, width and batch factor; Muon's momentum and decay."""
-
-    embedding: float
-    head: float
-    matrix: float
-    momentum: float
-    value_embedding: float = 0.0
-    residual_scale: float = 0.0
-    input_scale: float = 0.0
-    smear_backout: float = 0.0
-    decay: float = 0.0
-
-
-def rates_at(
-    spec: OptimizerSpec,
-    n_embd: int,
-    multiplier: float,
-    momentum: float,
-    *,
-    decay: float = 0.0,
-    batch_factor: float = 1.0,
-) -> Rates:
-    """Return the rates where the schedule's multiplier is `multiplier`; `batch_factor` spares smear and backout."""
-    plain = spec.lr_scale * multiplier
-    scale = plain * batch_factor
-    table = scale * rate_width_factor(n_embd)
-    return Rates(
-        embedding=spec.embedding_lr * table,
-        head=spec.head_lr * table,
-        matrix=spec.matrix_lr * scale,
-        momentum=momentum,
-        value_embedding=spec.value_embedding_lr * table,
-        residual_scale=spec.residual_scale_lr * scale,
-        input_scale=spec.input_scale_lr * scale,
-        smear_backout=spec.smear_backout_lr * plain,
-        decay=decay,
-    )
 
 
 class MuonAdamW:

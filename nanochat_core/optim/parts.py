@@ -13,16 +13,9 @@ from torch import Tensor, nn
 from nanochat_core.distributed import World
 from nanochat_core.optim.adamw import adamw_step
 from nanochat_core.optim.muon import apply_update, muon_update, variance_shape
+from nanochat_core.optim.rates import Rates
 from nanochat_core.optim.recipe import AdamWGroup, Group, Recipe
 from nanochat_core.optim.sharding import Wait, padded_rows, start_all_gather, start_reduce_scatter
-
-
-class RatesLike(Protocol):
-    """The rates of one step, by group."""
-
-    matrix: float
-    momentum: float
-    decay: float
 
 
 class Part(Protocol):
@@ -41,7 +34,7 @@ class Part(Protocol):
 
     def scale_gradient(self, factor: float) -> None: ...
 
-    def update(self, rates: RatesLike, step: int) -> None:
+    def update(self, rates: Rates, step: int) -> None:
         """Update state and weights that this rank keeps."""
         ...
 
@@ -87,7 +80,7 @@ class ScalarPart:
     def scale_gradient(self, factor: float) -> None:
         self._gradient.mul_(factor)
 
-    def update(self, rates: RatesLike, step: int) -> None:
+    def update(self, rates: Rates, step: int) -> None:
         lr = getattr(rates, self._group)
         adamw_step(self._parameter, self._gradient, self._m, self._v, step=step, lr=lr, group=self._constants)
 
@@ -138,7 +131,7 @@ class TablePart:
     def scale_gradient(self, factor: float) -> None:
         self._gradient.mul_(factor)
 
-    def update(self, rates: RatesLike, step: int) -> None:
+    def update(self, rates: Rates, step: int) -> None:
         if len(self._own):
             lr = getattr(rates, self._group)
             adamw_step(self._own, self._gradient, self._m, self._v, step=step, lr=lr, group=self._constants)
@@ -219,7 +212,7 @@ class MatrixPart:
     def scale_gradient(self, factor: float) -> None:
         self._gradient.mul_(factor)
 
-    def update(self, rates: RatesLike, step: int) -> None:
+    def update(self, rates: Rates, step: int) -> None:
         if not self._names:
             return
         updates = muon_update(

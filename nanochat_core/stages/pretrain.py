@@ -11,8 +11,9 @@ import torch
 from nanochat_core import checkpoint, paths
 from nanochat_core.artifacts import StageFolder, run_stage
 from nanochat_core.checkpoint import CheckpointMeta
-from nanochat_core.data.document_order import DocumentOrder, lanes_of
+from nanochat_core.data.document_order import DocumentOrder
 from nanochat_core.data.encoding_worker import EncodingWorkers
+from nanochat_core.data.lanes import busiest_rows, lanes_of
 from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.packing import PackingCounts
 from nanochat_core.data.shards import TextShards
@@ -83,7 +84,8 @@ def _make_run(
     model = _first_model(folder, spec, world, tokenizer)
     state = TrainState(model, MuonAdamW(model, world), feed)
     meta = _first_meta(folder, spec, model.spec, tokenizer)
-    at_a_time = micro_rows(spec.runtime, meta, spec.total_batch_tokens // spec.model.sequence_len, world)
+    own_rows = busiest_rows(spec.total_batch_tokens // spec.model.sequence_len, world.size)  # the same on all ranks
+    at_a_time = micro_rows(spec.runtime, meta, own_rows, world)
     rows = _validation_rows(spec, tokenizer, shards)
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 

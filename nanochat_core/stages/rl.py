@@ -78,7 +78,8 @@ def _make_run(
 
     steps = spec.steps or state.loader.steps_per_epoch
     own_meta = meta_of_stage(folder, meta)
-    rows = micro_rows(spec.runtime, own_meta, spec.questions_per_step * spec.samples_per_question, world)
+    own_rows = spec.questions_per_step // world.size * spec.samples_per_question
+    rows = micro_rows(spec.runtime, own_meta, own_rows, world)
     return TrainingRun(
         folder=folder,
         world=world,

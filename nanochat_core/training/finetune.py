@@ -37,7 +37,6 @@ def meta_of_stage(folder: StageFolder, meta: checkpoint.CheckpointMeta) -> check
             "tokens": 0,
             "optimizer_steps": 0,
             "data_digest": folder.request.input_digests.get("conversations", ""),
-            "format_version": checkpoint.FORMAT_VERSION,
             "skipped_batches": (),
             "files": {},
         }
@@ -75,7 +74,7 @@ def _make_run(
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     own_meta = meta_of_stage(folder, meta)
-    rows = micro_rows(spec.runtime, _as_long_as(own_meta, sequence_len), spec.batch_rows, world)
+    rows = micro_rows(spec.runtime, _as_long_as(own_meta, sequence_len), spec.batch_rows // world.size, world)
     micro_tokens = rows * sequence_len if spec.batching == "bucketed" else None
 
     def validate() -> dict[str, float]:

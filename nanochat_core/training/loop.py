@@ -15,7 +15,8 @@ from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, loss_sum
 from nanochat_core.model.precision import refresh_fp8
-from nanochat_core.optim.muon_adamw import MuonAdamW, Rates, rates_at
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import Rates, rates_at
 from nanochat_core.optim.schedules import muon_decay, muon_momentum, rate_multiplier
 from nanochat_core.specs import OptimizerSpec
 from nanochat_core.training.broken_batch import batch_of, check_finite

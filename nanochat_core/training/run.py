@@ -71,11 +71,10 @@ def log_choices(lines: list[str], world: World) -> None:
 
 
 def micro_rows(runtime: TrainingRuntime, meta: CheckpointMeta, rows: int, world: World) -> int:
-    """Return how many of a step's `rows`, over all ranks, go through this rank's model at a time."""
-    own = max(1, -(-rows // world.size))
+    """Return how many of the `rows` that a rank has in a step go through its model at a time."""
     if runtime.device_batch_size:
-        return min(own, runtime.device_batch_size)
-    return rows_at_a_time(meta.model, meta.vocab_size, meta.precision, own, world)
+        return min(rows, runtime.device_batch_size)
+    return rows_at_a_time(meta.model, meta.vocab_size, meta.precision, rows, world)
 
 
 def train(run: TrainingRun) -> list[dict[str, float]]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from nanochat_core import conflicts, recipes
-from nanochat_core.data import document_order
 from nanochat_core.errors import DataError, SpecError
 from nanochat_core.inference import engine
 from nanochat_core.recipes import RECIPES, derive, recipe
@@ -186,7 +185,6 @@ def test_dask_is_asked_for_only_where_its_extra_is_installed(monkeypatch: pytest
 
 
 def test_the_tables_say_what_the_code_does(tmp_path: Path) -> None:
-    assert document_order.MAX_LANES == conflicts.MAX_LANES
     assert engine.CONTEXT_MARGIN == conflicts.CONTEXT_MARGIN
     nothing = TaskData(tmp_path, {})
     for name in task_names():

@@ -16,7 +16,8 @@ from torch import Tensor
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, loss_sum
-from nanochat_core.optim.muon_adamw import MuonAdamW, rates_at
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import rates_at
 from nanochat_core.specs import Arch, ModelSpec, OptimizerSpec
 
 FOLDER = Path(__file__).parent / "golden"

@@ -11,7 +11,8 @@ from nanochat_core import checkpoint
 from nanochat_core.checkpoint.migration import pieces_of_format_1
 from nanochat_core.distributed import World
 from nanochat_core.model.gpt import GPT
-from nanochat_core.optim.muon_adamw import MuonAdamW, Rates
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import Rates
 from nanochat_core.training.loop import TrainState, train_step
 from tests.nanochat_core.training.one_batch import OneBatch
 
@@ -83,3 +84,20 @@ def test_it_is_saved_again_in_the_present_format(tmp_path: Path) -> None:
     again = checkpoint.load(path, tokenizer_hash="a" * 64, device=CPU)
     assert again.meta.format_version == 2 and set(again.optimizer) == set(found.optimizer)
     assert losses_of(resumed(again.optimizer)) == losses_of(resumed())
+
+
+def test_what_goes_on_from_it_is_saved_in_the_present_format(tmp_path: Path) -> None:
+    found = checkpoint.load(FORMAT_1 / "step_00000006", tokenizer_hash="a" * 64, device=CPU)
+    state = resumed()
+    losses_of(state)
+    later = found.model_copy(
+        update={
+            "meta": found.meta.model_copy(update={"step": 10}),
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.pieces(),
+        }
+    )
+    path = checkpoint.save(tmp_path, later, World(0, 1, CPU), keep=1)
+    again = checkpoint.load(path, tokenizer_hash="a" * 64, device=CPU)
+    assert again.meta.format_version == checkpoint.FORMAT_VERSION > 1
+    assert set(again.optimizer) == set(state.optimizer.pieces())

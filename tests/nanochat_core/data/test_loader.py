@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.artifacts import sha256_of
-from nanochat_core.data.document_order import DocumentOrder, lanes_of
+from nanochat_core.data.document_order import DocumentOrder
 from nanochat_core.data.encoding_worker import EncodingWorkers
+from nanochat_core.data.lanes import lanes_of
 from nanochat_core.data.loader import RowShape, TokenLoader
 from nanochat_core.data.shards import write_shard
 from nanochat_core.data.token_shards import build_token_shard

@@ -19,7 +19,8 @@ from nanochat_core.model.context import continued, extended
 from nanochat_core.model.gpt import GPT, rotary_tables
 from nanochat_core.model.init import init_weights
 from nanochat_core.model.loss import loss_sum
-from nanochat_core.optim.muon_adamw import MuonAdamW, rates_at
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import rates_at
 from nanochat_core.specs import Arch, ModelSpec, OptimizerSpec
 
 CPU = torch.device("cpu")

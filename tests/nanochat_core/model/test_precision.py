@@ -8,7 +8,8 @@ from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.model.loss import loss_sum
 from nanochat_core.model.precision import prepare_training, refresh_fp8, use_fp8
-from nanochat_core.optim.muon_adamw import MuonAdamW, rates_at
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import rates_at
 from nanochat_core.specs import ModelSpec, OptimizerSpec
 
 SPEC = ModelSpec(arch="full", depth=2, n_embd=128, n_head=2, n_kv_head=2, sequence_len=32)

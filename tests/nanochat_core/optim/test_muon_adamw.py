@@ -9,7 +9,8 @@ from torch import Tensor
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.adamw import adamw_step
 from nanochat_core.optim.muon import apply_update, muon_update, variance_shape
-from nanochat_core.optim.muon_adamw import MuonAdamW, Rates, rates_at
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import Rates, rates_at
 from nanochat_core.optim.recipe import RECIPES, group_of
 from nanochat_core.specs import Arch, OptimizerSpec
 from tests.nanochat_core.inference.test_engine import random_model

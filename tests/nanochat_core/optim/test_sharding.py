@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nanochat_core.distributed import World
+from nanochat_core.optim.parts import ScalarPart
+from nanochat_core.optim.rates import Rates
+from nanochat_core.optim.recipe import AdamWGroup
 from nanochat_core.optim.sharding import OrderedStarts, matrix_cost, owners_by_cost
 
 SHAPES = st.tuples(st.sampled_from([(64, 64), (256, 64), (64, 256), (1, 12), (128, 64)]), st.integers(1, 12))
@@ -85,6 +88,25 @@ def test_a_pass_that_is_made_again_sends_whole_gradients_and_each_part_once() ->
     found.backward(0, 1, 2, 3)
     found.starts.start_the_rest()
     assert found.log == [(0, [1.0, 1.0]), (1, [2.0]), (2, [2.0])]
+
+
+class Doubling(World):
+    """Two ranks with the same gradients, without a second process."""
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.mul_(2)
+
+
+def test_a_scalar_that_is_on_its_way_does_not_see_the_gradient_of_a_pass_made_again() -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    part = ScalarPart("input_scale", parameter, "input_scale", AdamWGroup(), Doubling(0, 2, torch.device("cpu")))
+    parameter.grad = torch.ones(3)
+    part.start_reduce()
+    assert parameter.grad.tolist() == [1, 1, 1]
+    parameter.grad = torch.full((3,), 7.0)  # memory ended; this rank's passes are made again
+    assert part.finish_reduce().item() == 3 * 2**2 / 2  # the norm's share of one of two ranks
+    part.update(Rates(embedding=0, head=0, matrix=0, momentum=0, input_scale=0.5), 1)
+    torch.testing.assert_close(part.pieces()["input_scale/m@0"], torch.full((3,), 0.2 * 2.0))
 
 
 def test_the_next_step_begins_anew() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from nanochat_core.artifacts import read_json
 from nanochat_core.metrics import read_metrics
+from nanochat_core.specs import Arch
 from tests.nanochat_core.stages import stage_folders
 from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes, finetune_params, rl_params
 
@@ -124,14 +125,17 @@ def unfinished_copy(folder: Path, name: str, last: int) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_checkpoint_of_four_ranks_goes_on_with_the_same_losses_on_one_and_on_three(bench: Workbench) -> None:
-    model = stage_folders.tiny_model(arch="full", depth=2, n_kv_head=1)
-    four = bench.pretrain("four", steps=12, packing="best_fit", model=model)
+@pytest.mark.parametrize("arch", ["classic", "full"])
+def test_a_checkpoint_of_four_ranks_goes_on_with_the_same_losses_on_one_and_on_three(
+    bench: Workbench, arch: Arch
+) -> None:
+    model = stage_folders.tiny_model(arch=arch, depth=2, n_kv_head=1)
+    four = bench.pretrain(f"four-{arch}", steps=12, packing="best_fit", model=model)
     stage_folders.run(four, ranks=4)
     saved = four / "checkpoints" / "step_00000010"
     assert len(list(saved.glob("optimizer.rank*"))) == len(list(saved.glob("loader.rank*"))) == 4
     for ranks in (1, 3):
-        again = unfinished_copy(four, f"four-on-{ranks}", 10)
+        again = unfinished_copy(four, f"four-{arch}-on-{ranks}", 10)
         stage_folders.run(again, ranks=ranks)
         assert losses(again)[10] == pytest.approx(losses(four)[10], rel=1e-5)
         assert losses(again) == pytest.approx(losses(four), rel=1e-4)

@@ -11,7 +11,8 @@ from nanochat_core.errors import NonFiniteLoss, SpecError
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.model.loss import IGNORED, loss_sum
-from nanochat_core.optim.muon_adamw import MuonAdamW, Rates
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.rates import Rates
 from nanochat_core.specs import ModelSpec
 from nanochat_core.training.loop import TrainState, next_batch, train_step
 from tests.nanochat_core.training.one_batch import OneBatch
