@@ -18,7 +18,7 @@ from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.inference.engine import Engine, Prompt, padded
 from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.loss import IGNORED, token_nll
+from nanochat_core.model.loss import IGNORED, loss_sum
 from nanochat_core.specs import RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
@@ -148,7 +148,7 @@ def policy_loss(model: GPT, rows: list[tuple[list[int], list[int], float]]) -> T
     mask, _ = padded([mask for _, mask, _ in rows], model.device)
     advantages = torch.tensor([advantage for _, _, advantage in rows], device=model.device)
     targets = torch.where(mask[:, 1:] == 1, idx[:, 1:], IGNORED)
-    return (token_nll(model, idx[:, :-1], targets) * advantages[:, None]).sum()
+    return loss_sum(model, idx[:, :-1], targets, advantages)
 
 
 def reinforce_steps(sampler: Sampler, spec: RLSpec, micro_rows: int) -> Callable[..., Iterator[StepInfo]]:

@@ -109,6 +109,25 @@ def test_no_tensor_holds_the_logits_of_all_tokens() -> None:
     assert largest.elements == 2 * LOGIT_ROWS_CPU * vocab_size < rows * vocab_size / 2
 
 
+def test_each_row_may_have_a_factor_of_its_own_also_a_negative_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = head_case(3 * LOGIT_ROWS_CPU, 90, 3.0)
+    hidden, targets, factors = hidden.view(3, -1, 24), targets.view(3, -1), torch.tensor([0.5, -2.0, 0.0])
+    slow = [hidden.double().requires_grad_(), head.double().requires_grad_()]
+    expected = sum(
+        factor * plain_loss(slow[0][row : row + 1], slow[1], targets[row : row + 1], 90)
+        for row, factor in enumerate(factors.tolist())
+    )
+    expected.backward()
+    for kernel in (None, slow_kernel):
+        monkeypatch.setattr(loss, "_kernel_of", lambda device, kernel=kernel: kernel)
+        ours = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        found = head_loss(*ours, targets, 90, factors)
+        found.backward()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        for mine, its in zip(ours, slow, strict=True):
+            assert (mine.grad.double() - its.grad).norm() / its.grad.norm() < 1e-5
+
+
 def test_without_gradients_only_the_loss_is_computed() -> None:
     hidden, head, targets = head_case(10, 90, 0.5)
     assert head_loss(hidden, head, targets, 90).item() == pytest.approx(plain_loss(hidden, head, targets, 90).item())
