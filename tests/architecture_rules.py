@@ -47,6 +47,7 @@ TORCH_FREE = (
     "data.own.text_stats",
     "data.token_shards",
     "inference.interface",
+    "inference.requests",
 )
 
 # What benchmarks see of nanochat_core, and what their two composition roots see besides.
@@ -80,6 +81,7 @@ LEVELS = (
         "distributed",
         "tokenizer",
         "inference.interface",
+        "inference.requests",
     ),
     ("model", "optim", "data", "checkpoint"),
     ("inference", "conflicts", "recipes", "recipes_demo", "plan", "sweep_members"),
