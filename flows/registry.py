@@ -2,9 +2,14 @@
 
 nanochat-<recipe>-<stage>      one registered model for each recipe and training stage
 @newest                        the version that was registered last
-@champion                      the version whose headline metric is the best so far
+@best                          the version whose headline metric is the best so far
+
+Registration moves these two by itself. @champion is what a promotion has found to be no worse than the champion before
+it, on the same examples (flows/promote.py); nothing else moves it (docs/decisions/0019).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +20,8 @@ from nanochat_core import paths
 from nanochat_core.artifacts import Manifest, read_manifest
 from nanochat_core.errors import ArtifactError, NanochatError, SpecError, did_you_mean
 
-NEWEST, CHAMPION = "newest", "champion"
+NEWEST, BEST, CHAMPION = "newest", "best", "champion"
+AUTOMATIC = (NEWEST, BEST)  # aliases that registration moves
 PREFIX = "models:/"
 HEADLINES = {  # stage -> its headline metric, and whether a higher one is better
     "pretrain": ("val_bpb_last", False),
@@ -41,18 +47,25 @@ def register(store: Store, run_id: str, record: RunRecord) -> None:
     if manifest is None:
         raise ArtifactError(f"{record.folder} holds no finished stage (no manifest.json)")
     name = model_name(record.tags["recipe"], manifest.stage)
-    ensure_model(store, name)
+    version = enter(store, name, record.folder, manifest, run_id)
     versions = store.client.search_model_versions(f"name = '{name}'")
-    version = next((v for v in versions if v.tags.get("digest") == manifest.digest), None)
-    if version is None:
-        version = create_version(store, name, run_id, manifest, record.folder)
-    elif version.tags.get("folder") != str(record.folder):
-        store.client.set_model_version_tag(name, version.version, "folder", str(record.folder))
     others = [v for v in versions if v.version != version.version]
     if all(manifest.created >= float(other.tags.get("created", 0)) for other in others):  # not a late back-fill
         store.client.set_registered_model_alias(name, NEWEST, version.version)
     if is_best(manifest, others):
-        store.client.set_registered_model_alias(name, CHAMPION, version.version)
+        store.client.set_registered_model_alias(name, BEST, version.version)
+
+
+def enter(store: Store, name: str, folder: Path, manifest: Manifest, run_id: str | None) -> Any:
+    """Return the version of the model `name` with this content; where there is none, it and the model are made."""
+    ensure_model(store, name)
+    versions = store.client.search_model_versions(f"name = '{name}'")
+    version = next((v for v in versions if v.tags.get("digest") == manifest.digest), None)
+    if version is None:
+        return create_version(store, name, run_id, manifest, folder)
+    if version.tags.get("folder") != str(folder):
+        store.client.set_model_version_tag(name, version.version, "folder", str(folder))
+    return version
 
 
 def ensure_model(store: Store, name: str) -> None:
@@ -63,7 +76,7 @@ def ensure_model(store: Store, name: str) -> None:
             raise
 
 
-def create_version(store: Store, name: str, run_id: str, manifest: Manifest, folder: Path) -> Any:
+def create_version(store: Store, name: str, run_id: str | None, manifest: Manifest, folder: Path) -> Any:
     """Create a version that points at the folder. A server refuses file:// sources, so it goes by an external model."""
     import mlflow
 
@@ -89,7 +102,7 @@ def version_tags(manifest: Manifest, folder: Path) -> dict[str, str]:
         "git_commit": manifest.git_commit or "unknown",
         "created": f"{manifest.created:.3f}",
     }
-    metric, _ = HEADLINES[manifest.stage]
+    metric, _ = HEADLINES.get(manifest.stage, ("", True))
     return tags | ({metric: str(manifest.metrics[metric])} if metric in manifest.metrics else {})
 
 
@@ -114,16 +127,33 @@ def find_registered(reference: str, base: Path) -> Path:
     NanochatError where the store does not answer.
     """
     store = Store(base)
-    try:
+    with answering(store, reference):
         version = find_version(store, reference)
+    return folder_of(version, reference, base)
+
+
+@contextmanager
+def answering(store: Store, about: str) -> Iterator[None]:
+    """Turn whatever the store's trouble is into a NanochatError that names what was asked `about`."""
+    try:
+        yield
     except NanochatError:
         raise
     except Exception as error:
         raise NanochatError(
-            f"{reference}: MLflow at {store.address} does not answer ({reason(error)}). "
+            f"{about}: MLflow at {store.address} does not answer ({reason(error)}). "
             "Start it with `nanochat up`, or name the model by its folder."
         ) from None
-    return folder_of(version, reference, base)
+
+
+def version_with_alias(store: Store, name: str, alias: str) -> Any | None:
+    """Return the version of a registered model that has the alias; None where no model or no version has it."""
+    try:
+        return store.client.get_model_version_by_alias(name, alias)
+    except Exception as error:
+        if is_refusal(error):
+            return None
+        raise
 
 
 def find_version(store: Store, reference: str) -> Any:

@@ -34,9 +34,10 @@ def test_aliases_point_at_the_newest_and_at_the_best_and_the_bytes_stay_where_th
     base: Path, store: Store
 ) -> None:
     best, newest = (train(base, "ranked", name, bpb) for name, bpb in (("aaaa", 1.5), ("bbbb", 1.75)))
-    assert find_registered("models:/nanochat-ranked-pretrain@champion", base) == best
+    assert find_registered("models:/nanochat-ranked-pretrain@best", base) == best
     assert find_registered("models:/nanochat-ranked-pretrain@newest", base) == newest
     assert find_registered("models:/nanochat-ranked-pretrain/1", base) == best
+    assert set(store.client.get_registered_model("nanochat-ranked-pretrain").aliases) == {"newest", "best"}
     version = store.client.get_model_version("nanochat-ranked-pretrain", "2")
     assert version.tags["digest"] and version.tags["val_bpb_last"] == "1.75"
     files = store.client.get_logged_model(version.source.removeprefix("models:/")).artifact_location
