@@ -12,7 +12,6 @@ import gc
 import itertools
 import json
 import math
-import resource
 import sys
 import tempfile
 import time
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch._dynamo
 import torch._inductor.compile_fx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks._memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.baselines.plain_gpt import PlainGPT, adamw
 from nanochat_core import recipes
 from nanochat_core.data.document_order import DocumentOrder
@@ -50,7 +49,6 @@ from nanochat_core.training.loop import LoopSettings, TrainState, training_steps
 
 FOREVER = 10**9
 DOCUMENTS, LONGEST = 8192, 20_000
-PROC = Path("/proc/self")
 
 
 @dataclass(frozen=True)
@@ -247,11 +245,16 @@ class Server:
             else:
                 delattr(owner, name)
 
+    def _reset_peak(self) -> None:
+        if self._is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        reset_peak()
+
     def memory(self, count: int) -> dict[str, Any]:
         """Return bytes beyond the imports: the peak from the start on, and that of later steps alone."""
         found = {}
         for name in ("peak", "later_peak"):
-            reset_peak(self._is_cuda)
+            self._reset_peak()
             self.steps(count)
             found[name] = torch.cuda.max_memory_allocated() if self._is_cuda else peak_bytes() - self._after_imports
         return found | {"imports": self._after_imports}
@@ -291,28 +294,6 @@ class Server:
             work()
         self._synchronize()
         return (time.perf_counter() - started) / count * 1e3
-
-
-def resident_bytes() -> int:
-    return psutil.Process().memory_info().rss
-
-
-def reset_peak(is_cuda: bool) -> None:
-    """Let the peak begin anew; where the system does not allow it, it stays that of the whole process."""
-    if is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        (PROC / "clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """Return the most memory that was resident since `reset_peak`."""
-    try:
-        lines = (PROC / "status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks._contenders import Setup
 from benchmarks._machine import machine
+from benchmarks._process import ContenderProcess
 
 CPU = Setup(who="ours", mode="eager", precision="fp32", depth=4, sequence_len=512, rows=4, step_tokens=2048)
 CUDA = {
@@ -46,42 +46,19 @@ CPU_INFO = Path("/proc/cpuinfo")
 PARTS = ("forward", "backward", "optimizer", "loader", "other")
 
 
-class Contender:
+class Contender(ContenderProcess):
     """A process of `_contenders.py`."""
 
     def __init__(self, setup: Setup) -> None:
+        super().__init__("_contenders.py", setup, threads=setup.threads)
         self.setup = setup
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("_contenders.py")),
-            json.dumps(dataclasses.asdict(setup)),
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads)}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
 
-    def __enter__(self) -> "Contender":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-    def ask(self, command: str, count: int) -> dict[str, Any]:
-        """Return the answer to a command; raises RuntimeError where the process ended instead."""
-        print(command, count, file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{self.setup} ended with {self._process.wait()} at {command!r}.")
-        return json.loads(answer)
+    def do(self, command: str, count: int) -> dict[str, Any]:
+        return self.ask(f"{command} {count}")
 
     def tokens_per_second(self, steps: int) -> float:
         """Do some steps; return the median of their rates."""
-        seconds = self.ask("steps", steps)["seconds"]
+        seconds = self.do("steps", steps)["seconds"]
         return self.setup.step_tokens / statistics.median(seconds)
 
 
@@ -131,7 +108,7 @@ def cpu_speed(threads: int, rounds: int) -> dict[str, Any]:
 
 def _in_turns(ours: Contender, plain: Contender, rounds: int) -> dict[str, Any]:
     """Return tok/s, their ratio, and the parts of a step, of two contenders that work A B A B …"""
-    compiling = {"ours": sum(ours.ask("steps", 2)["seconds"]), "plain": sum(plain.ask("steps", 2)["seconds"])}
+    compiling = {"ours": sum(ours.do("steps", 2)["seconds"]), "plain": sum(plain.do("steps", 2)["seconds"])}
     rates: dict[str, list[float]] = {"ours": [], "plain": []}
     steps, matrix = {"ours": 3, "plain": 3}, []
     for _ in range(rounds):
@@ -147,7 +124,7 @@ def _in_turns(ours: Contender, plain: Contender, rounds: int) -> dict[str, Any]:
         "mfu": {name: value * flops / max(matrix) for name, value in speed.items()},
         "matrix_flops_per_second": max(matrix),
         "first_two_steps_seconds": compiling,
-        "parts_seconds": {"ours": ours.ask("parts", 5), "plain": plain.ask("parts", 5)},
+        "parts_seconds": {"ours": ours.do("parts", 5), "plain": plain.do("parts", 5)},
     }
 
 
@@ -157,7 +134,7 @@ def cpu_memory(threads: int) -> dict[str, Any]:
     for mode in ("eager", "compiled"):
         for who in ("ours", "plain"):
             with Contender(dataclasses.replace(CPU, who=who, mode=mode, threads=threads)) as contender:
-                sizes = contender.ask("memory", 4)
+                sizes = contender.do("memory", 4)
             found[f"{mode} {who}"] = {name: round(size / 1e6) for name, size in sizes.items()}
     return found
 
@@ -182,7 +159,7 @@ def cuda_results(steps: int) -> dict[str, Any]:
 
 def _cuda_run(setup: Setup, steps: int, rates: dict[str, float | None]) -> dict[str, Any]:
     with Contender(setup) as contender:
-        first = contender.ask("memory", 2)
+        first = contender.do("memory", 2)
         speed = contender.tokens_per_second(steps)
         flops = speed * setup.flops_per_token
         found = {
@@ -190,10 +167,10 @@ def _cuda_run(setup: Setup, steps: int, rates: dict[str, float | None]) -> dict[
             "mfu": {kind: flops / rate for kind, rate in rates.items() if rate},
             "rows": setup.rows,
             "peak_gb": first["later_peak"] / 1e9,
-            "parts_seconds": contender.ask("parts", 3),
+            "parts_seconds": contender.do("parts", 3),
         }
         if setup.who == "ours":
-            found |= contender.ask("profile", 25) | contender.ask("attention", 20)
+            found |= contender.do("profile", 25) | contender.do("attention", 20)
     return found
 
 
