@@ -11,6 +11,7 @@ from rich.table import Table
 
 from flows import environment, launch, plan_table, prefect_server
 from flows.data_cli import data
+from flows.promote_command import promote
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
 from nanochat_core import plan as planning
@@ -359,6 +360,8 @@ def chat(
     arguments = [str(folders.model), str(folders.tokenizer)]
     launch.become("nanochat_core.inference.chat_cli", [*arguments, *(["--prompt", prompt] if prompt else [])])
 
+
+app.command("promote")(promote)
 
 if __name__ == "__main__":
     app()

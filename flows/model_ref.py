@@ -38,6 +38,19 @@ def find_model(reference: str | None, base: Path) -> ModelFolders:
     raise SpecError(f"{reference!r} is no model and no artifact folder{did_you_mean(reference, STAGES)}.")
 
 
+def short_name(reference: str | None) -> str:
+    """Return what a model is called in a name: of a folder, its last two parts.
+
+    >>> short_name("/base/artifacts/sft/0123456789abcdef"), short_name("models:/nanochat-chat@champion"), short_name("sft")
+    ('sft/0123456789abcdef', 'nanochat-chat@champion', 'sft')
+    """
+    if reference is None:
+        return "newest chat model"
+    if registry.is_model_reference(reference):
+        return reference.removeprefix(registry.PREFIX)
+    return "/".join(Path(reference).parts[-2:])
+
+
 def check_weights(folders: ModelFolders) -> None:
     """Raise ArtifactError where the model's weights were removed: it counts as made, but cannot be loaded."""
     manifest = artifacts.read_manifest(folders.model)

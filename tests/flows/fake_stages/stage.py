@@ -2,7 +2,8 @@
 
 $FAKE_LOG names a file that gets a line for each process, $FAKE_FAIL_STAGE the stage that fails half-way, in the way
 that $FAKE_FAILURE says: crash, input, preempted, hang. With $FAKE_LAW, pretraining ends with the loss that the scaling
-law of that JSON object has for the model and its tokens; $FAKE_FAIL_DEPTH fails the model of that depth alone.
+law of that JSON object has for the model and its tokens; $FAKE_FAIL_DEPTH fails the model of that depth alone. With
+$FAKE_ACCURACY ({model folder's name: {task: share of right answers}}), an evaluation leaves verdicts and scores.
 """
 
 import hashlib
@@ -48,10 +49,35 @@ def write_output(folder: StageFolder) -> None:
     if os.environ.get("FAKE_NONDETERMINISTIC") == folder.request.stage:
         content += str(time.time_ns()).encode()
     (folder.path / "output.bin").write_bytes(hashlib.sha256(content).digest())
+    if stage_is_evaluation(folder) and "FAKE_ACCURACY" in os.environ:
+        write_verdicts(folder)
     metrics = METRICS.get(folder.request.stage, {"size": 32})
     if folder.request.stage == "pretrain" and "FAKE_LAW" in os.environ:
         metrics = metrics | {"val_bpb_last": planted_loss(folder.request.params)}
     folder.write_result(metrics, ["output.bin"], DETAILS)
+
+
+def stage_is_evaluation(folder: StageFolder) -> bool:
+    return folder.request.stage.startswith("evaluate_")
+
+
+def write_verdicts(folder: StageFolder) -> None:
+    """Write what tasks_eval.run does. Of the made-up questions, a better model gets the same ones right, and more."""
+    from tasks_eval.scores import summarize
+
+    shares = json.loads(os.environ["FAKE_ACCURACY"])[folder.input("model").name]
+    count = folder.request.params["chat_examples"]
+    (folder.path / "records").mkdir(exist_ok=True)
+    tasks = {}
+    for task in folder.request.params["chat_tasks"]:
+        records = [
+            {"index": i, "task": task, "prompt_sha256": f"{task} {i}", "correct": i < round(shares[task] * count)}
+            for i in range(count)
+        ]
+        text = "".join(f"{json.dumps(record)}\n" for record in records)
+        (folder.path / "records" / f"{task}.jsonl").write_text(text)
+        tasks[task] = summarize(records, baseline=0.0) | {"version": 1}
+    (folder.path / "scores.json").write_text(json.dumps({"tasks": tasks}))
 
 
 def planted_loss(params: dict[str, Any]) -> float:
