@@ -5,7 +5,8 @@
 torchrun starts each rank in a session of its own, so no signal to a process group reaches them. The guard makes itself
 the reaper of its orphans (Linux: PR_SET_CHILD_SUBREAPER) and so finds every descendant. When the pipe closes (the task
 was cancelled, or its process killed) or on SIGTERM, each gets SIGTERM, and after a grace period SIGKILL. The line
-"stall" on the pipe has every process dump its stacks into the log before that.
+"stall" on the pipe has every process dump its stacks into the log before that. With `--urge SECONDS` before FOLDER, who
+has not ended so long after the first SIGTERM gets another: a server that lets its answers finish then cuts them short.
 
 It exits with the code of FOLDER/exit.json, else with the command's own.
 """
@@ -82,14 +83,23 @@ def send(processes: list[psutil.Process], number: signal.Signals) -> None:
             continue
 
 
-def stop_all(reap: Callable[[], None], grace_seconds: float = GRACE_SECONDS) -> None:
-    """Return when no descendant lives: SIGTERM once to each, SIGKILL to those that outlive the grace period."""
-    deadline = time.monotonic() + grace_seconds
+def stop_all(
+    reap: Callable[[], None], grace_seconds: float = GRACE_SECONDS, *, urge_seconds: float = GRACE_SECONDS
+) -> None:
+    """Return when no descendant lives: SIGTERM once to each, SIGKILL to those that outlive the grace period.
+
+    Those that still live after `urge_seconds` of it get a second SIGTERM.
+    """
+    started = time.monotonic()
     told: set[int] = set()
+    is_urged = urge_seconds >= grace_seconds
     while processes := descendants():
-        if time.monotonic() > deadline:
+        seconds = time.monotonic() - started
+        if seconds > grace_seconds:
             send(processes, signal.SIGKILL)
         else:
+            if seconds > urge_seconds and not is_urged:
+                is_urged, told = True, set()
             send([process for process in processes if process.pid not in told], signal.SIGTERM)
             told |= {process.pid for process in processes}
         time.sleep(0.05)
@@ -145,7 +155,7 @@ def last_word(folder: Path) -> int | None:
         return None
 
 
-def main(folder: Path, command: list[str]) -> int:
+def main(folder: Path, command: list[str], *, urge_seconds: float = GRACE_SECONDS) -> int:
     """Run `command` until it ends or is to stop, leave no process of it, and return the exit code."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wakeup = catch_signals()
@@ -153,10 +163,17 @@ def main(folder: Path, command: list[str]) -> int:
     word = wait(child, wakeup)
     if word == STALL:
         dump_stacks()
-    stop_all(child.reap)
+    stop_all(child.reap, urge_seconds=urge_seconds)
     code = last_word(folder)
     return code if code is not None else (child.exit_code or 0)
 
 
+def main_from_arguments(arguments: list[str]) -> int:
+    """Run `[--urge SECONDS] FOLDER COMMAND...`."""
+    if arguments[0] == "--urge":
+        return main(Path(arguments[2]), arguments[3:], urge_seconds=float(arguments[1]))
+    return main(Path(arguments[0]), arguments[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main_from_arguments(sys.argv[1:]))

@@ -41,8 +41,8 @@ def find_model(reference: str | None, base: Path) -> ModelFolders:
 def short_name(reference: str | None) -> str:
     """Return what a model is called in a name: of a folder, its last two parts.
 
-    >>> short_name("/base/artifacts/sft/0123456789abcdef"), short_name("models:/nanochat-chat@champion"), short_name("sft")
-    ('sft/0123456789abcdef', 'nanochat-chat@champion', 'sft')
+    >>> short_name("/base/artifacts/sft/0123456789abcdef"), short_name("models:/nanochat-chat@champion")
+    ('sft/0123456789abcdef', 'nanochat-chat@champion')
     """
     if reference is None:
         return "newest chat model"

@@ -64,6 +64,27 @@ def test_a_stall_leaves_the_stacks_of_the_processes_in_the_log(tmp_path: Path) -
     assert "stuck" in log.read_text()
 
 
+def test_who_lets_answers_finish_is_urged_before_the_grace_is_over(tmp_path: Path) -> None:
+    script = f"""if True:
+        import pathlib, signal, time
+        told = []
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+        pathlib.Path({str(tmp_path / "ready")!r}).touch()
+        while len(told) < 2:
+            time.sleep(0.02)
+        raise SystemExit(7)
+    """
+    urged = [*GUARD, "--urge", "0.3", str(tmp_path), sys.executable, "-c", script]
+    with subprocess.Popen(urged, stdin=subprocess.PIPE) as guard:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        started = time.monotonic()
+        assert guard.stdin is not None
+        guard.stdin.close()
+        assert guard.wait(timeout=20) == 7
+    assert time.monotonic() - started > 0.3
+
+
 def code_of(folder: Path, script: str) -> int:
     with subprocess.Popen([*GUARD, str(folder), sys.executable, "-c", script], stdin=subprocess.PIPE) as guard:
         return guard.wait(timeout=20)
