@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,24 +133,12 @@ class StageProcess:
     @property
     def environment(self) -> dict[str, str]:
         """This process's environment without trackers, schedulers and secrets that a stage does not need."""
-        keep = HUB_TOKENS if self.keeps_hub_token else set()
-        environment = {name: value for name, value in os.environ.items() if name in keep or not is_private(name)}
-        threads = self.launch.threads_per_rank or max(1, usable_cores() // self.num_ranks)
-        environment |= {
-            "NANOCHAT_BASE_DIR": str(self.base),
-            "OMP_NUM_THREADS": str(threads),
-            # Threads that wait sleep, soon: spinning for long, they take the cores from each other once something else
-            # runs there. docs/experiments.md has the numbers.
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
-            "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # large pages under large tensors
-            "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
-            "PYTHONPATH": search_path(),
-            "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
-            "PYTHONUNBUFFERED": "1",
-            "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
-        }
-        return environment | ({"NANOCHAT_DEVICE": self.launch.device} if self.launch.device else {})
+        return process_environment(
+            self.base,
+            threads=self.launch.threads_per_rank or max(1, usable_cores() // self.num_ranks),
+            device=self.launch.device,
+            keep=HUB_TOKENS if self.keeps_hub_token else frozenset(),
+        )
 
     def run(
         self,
@@ -196,6 +184,29 @@ class StageProcess:
         check_end(self.name, self.folder, guard.returncode, log_start=log_start, stall_minutes=stall_minutes)
 
 
+def process_environment(
+    base: Path, *, threads: int, device: str | None, keep: Collection[str] = frozenset()
+) -> dict[str, str]:
+    """Return this process's environment without trackers, schedulers and secrets (but those in `keep`), as a process
+    that computes needs it."""
+    environment = {name: value for name, value in os.environ.items() if name in keep or not is_private(name)}
+    environment |= {
+        "NANOCHAT_BASE_DIR": str(base),
+        "OMP_NUM_THREADS": str(threads),
+        # Threads that wait sleep, soon: spinning for long, they take the cores from each other once something else
+        # runs there. docs/experiments.md has the numbers.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+        "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # large pages under large tensors
+        "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
+        "PYTHONPATH": search_path(),
+        "PYTHONSAFEPATH": "1",  # the working folder holds data, not modules
+        "PYTHONUNBUFFERED": "1",
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
+    }
+    return environment | ({"NANOCHAT_DEVICE": device} if device else {})
+
+
 def is_private(name: str) -> bool:
     """Tell whether an environment variable is not a stage's business.
 
@@ -211,14 +222,20 @@ def search_path() -> str:
 
 
 def start_guard(
-    command: list[str], folder: Path, *, environment: dict[str, str], held_locks: Sequence[int] = ()
+    command: list[str],
+    folder: Path,
+    *,
+    environment: dict[str, str],
+    held_locks: Sequence[int] = (),
+    urge_seconds: float | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start `command` under a guard, its output at the end of `folder`/log.txt; it ends when the guard's stdin does."""
+    options = [] if urge_seconds is None else ["--urge", str(urge_seconds)]
     with open(folder / "log.txt", "ab") as log:
         log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
         log.flush()
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.guard", str(folder), *command],
+            [sys.executable, "-m", "flows.guard", *options, str(folder), *command],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -231,10 +248,15 @@ def start_guard(
 
 @contextmanager
 def guarded(
-    command: list[str], folder: Path, *, environment: dict[str, str], held_locks: Sequence[int]
+    command: list[str],
+    folder: Path,
+    *,
+    environment: dict[str, str],
+    held_locks: Sequence[int],
+    urge_seconds: float | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `command` under a guard for the length of the block; on leaving it, wait until all of it is gone."""
-    guard = start_guard(command, folder, environment=environment, held_locks=held_locks)
+    guard = start_guard(command, folder, environment=environment, held_locks=held_locks, urge_seconds=urge_seconds)
     assert guard.stdin is not None
     try:
         yield guard
