@@ -147,6 +147,7 @@ def test_every_import_of_a_package_is_declared_in_pyproject() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     ours = set(rules.PACKAGES) | set(sys.stdlib_module_names)
     names = {"prefect_dask": "prefect-dask", "pynvml": "nvidia-ml-py", "splintr": "splintr-rs", "yaml": "pyyaml"}
+    names["prometheus_client"] = "prometheus-client"
     names["triton"] = "torch"  # which brings it with CUDA
     imported = {
         name.split(".")[0]

@@ -4,7 +4,7 @@ Torch-free, so that the server, its tests and any client can speak it.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
@@ -62,6 +62,10 @@ class ScoredToken:
     top: tuple[tuple[int, float], ...] = ()
     is_forced: bool = False
 
+    def with_top(self, count: int) -> "ScoredToken":
+        """Return the same with `count` alternatives only."""
+        return self if len(self.top) == count else replace(self, top=self.top[:count])
+
 
 @dataclass(frozen=True)
 class Update:
@@ -98,6 +102,7 @@ class EngineStats:
     generated_tokens: int = 0
     restarts: int = 0  # requests that were put back because pages ran out
     steps: int = 0
+    failure: str | None = None  # why the whole engine is dead: every request raises EngineFailed from then on
 
 
 class EngineBusy(Exception):

@@ -1,0 +1,1 @@
+"""A model behind OpenAI's HTTP API: `python -m deployments.serving SPEC.json`."""

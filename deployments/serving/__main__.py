@@ -1,0 +1,45 @@
+"""`python -m deployments.serving SPEC.json`: serve a model until it is stopped (SIGTERM, Ctrl-C) or replaced."""
+
+import logging
+import sys
+from pathlib import Path
+
+from deployments.serving.server import run
+from deployments.serving.state import ServedEngine
+from nanochat_core import artifacts, paths
+from nanochat_core.errors import EXIT_BAD_INPUT, NanochatError
+from nanochat_core.serve_spec import ServeSpec, parse_serve_spec
+
+USAGE = "usage: python -m deployments.serving SPEC.json"
+
+
+def load(spec: ServeSpec) -> ServedEngine:
+    """Return the engine with the spec's model."""
+    from nanochat_core.inference.service import EngineOptions, load_engine
+
+    options = EngineOptions(
+        precision=spec.precision,
+        max_batch=spec.max_running,
+        kv_memory_gb=spec.kv_memory_gb,
+        max_waiting=spec.max_waiting,
+        tool=spec.tool,
+    )
+    return load_engine(Path(spec.model_folder), Path(spec.tokenizer_folder), options=options)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve; returns the exit code."""
+    if len(arguments) != 1:
+        print(USAGE, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        spec = parse_serve_spec(artifacts.read_json(Path(arguments[0])))
+    except NanochatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return run(spec, load, folder=paths.base_dir() / "serving", tell=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

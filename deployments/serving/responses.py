@@ -1,0 +1,41 @@
+"""What the OpenAPI document says of each endpoint's answers: every status that can come."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from deployments.serving.response_schemas import Problem
+
+PROBLEMS = {
+    400: "The request asks for something that cannot be.",
+    401: "The API key is missing or wrong.",
+    403: "The Host header names a server that this is not.",
+    404: "There is no such model.",
+    408: "The request took too long to arrive.",
+    413: "The request is too large.",
+    415: "The body is not JSON.",
+    429: "This client asks too often: wait as Retry-After says.",
+    500: "The model or the server failed.",
+    503: "Busy, loading or stopping: wait as Retry-After says.",
+}
+OF_ANY_GET = (400, 401, 403, 408, 413, 429, 503)
+OF_ANY_POST = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of errors."""
+    return {status: {"model": Problem, "description": PROBLEMS[status]} for status in statuses}
+
+
+def documented(model: type[BaseModel], *, is_streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of an endpoint that takes JSON and answers `model`, or chunks of it."""
+    answer: dict[str, Any] = {"model": model, "description": "The answer."}
+    if is_streamed:
+        answer["description"] = "The answer; with stream: true as server-sent events that end with [DONE]."
+        answer["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: answer, **problems(*OF_ANY_POST)}
+
+
+def looked_up(model: type[BaseModel], *also: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of an endpoint that is only asked."""
+    return {200: {"model": model, "description": "The answer."}, **problems(*sorted({*OF_ANY_GET, *also}))}
