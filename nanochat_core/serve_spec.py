@@ -28,15 +28,15 @@ class DefaultSampling(Spec):
 class RequestLimits(Spec):
     """What one request may ask for; more is refused with status 400, a longer body with 413."""
 
-    messages: int = Field(500, ge=1, le=100_000, description="messages of a chat at most, a count of rows in it")
+    messages: int = Field(500, ge=1, le=100_000, description="messages of a chat at most")
     message_characters: int = Field(8_000, ge=1, le=10_000_000, description="characters of one message at most")
     total_characters: int = Field(32_000, ge=1, le=100_000_000, description="characters of a chat at most")
-    prompts: int = Field(128, ge=1, le=10_000, description="prompts of one completion request at most, counted as rows")
+    prompts: int = Field(128, ge=1, le=10_000, description="prompts of one completion request at most")
     samples: int = Field(16, ge=1, le=1_000, description="samples (n) of each prompt at most")
-    max_tokens: int = Field(4_096, ge=1, le=1_048_576, description="tokens of an answer at most; more are not refused")
+    max_tokens: int = Field(4_096, ge=1, le=1_048_576, description="tokens of an answer at most; a request for more gets so many")
     top_logprobs: int = Field(20, ge=0, le=100, description="likeliest tokens that are reported beside each token")
-    body_bytes: int = Field(8_388_608, ge=1_024, le=1 << 30, description="size of a request, in bytes (1 B = 8 bits)")
-    header_bytes: int = Field(32_768, ge=4_096, le=1 << 20, description="size of a request's head, in bytes")
+    body_bytes: int = Field(8_388_608, ge=1_024, le=1 << 30, description="bytes of a request's body at most")
+    header_bytes: int = Field(32_768, ge=4_096, le=1 << 20, description="bytes of a request's head at most")
     header_seconds: float = Field(10.0, gt=0, le=3_600, description="seconds that a request's head may take to arrive")
     body_seconds: float = Field(30.0, gt=0, le=3_600, description="seconds that a request's body may take to arrive")
     send_seconds: float = Field(
@@ -68,7 +68,7 @@ class ServerOptions(Spec):
     host: str = Field(
         "127.0.0.1", min_length=1, max_length=255, description="address to listen on; other than loopback, set API keys"
     )
-    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0: any free one, a rate of one a server")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0: any free one")
     root_path: str = Field("", pattern=r"^(/[^\s?#]*[^\s?#/])?$", description="path that a proxy in front takes off")
     allowed_hosts: tuple[str, ...] = Field(
         (), description="names by which the server is asked (Host header), * for any; empty: on loopback its own names"
@@ -83,13 +83,25 @@ class ServerOptions(Spec):
         None, description="file with the API keys, one a line; empty: those in $NANOCHAT_API_KEYS, if any"
     )
     precision: ServePrecision = Field("auto", description="weights' precision; int8 and int4: weights only")
-    max_running: int = Field(32, ge=1, le=4_096, description="rows that are computed together")
-    max_waiting: int = Field(128, ge=0, le=100_000, description="answers that wait for their turn; more get 503")
+    max_context: int | None = Field(
+        None, ge=16, le=1_048_576, description="tokens of prompt and answer together; empty: as many as it was trained on"
+    )
+    max_running: int = Field(32, ge=1, le=4_096, description="rows (answers) that are computed together")
+    max_waiting: int = Field(128, ge=1, le=100_000, description="answers that wait for their turn; more get 503")
+    step_tokens: int = Field(
+        256,
+        ge=16,
+        le=1_048_576,
+        description="tokens of prompts that are computed between two tokens of an answer: more is faster in all, fewer "
+        "is smoother",
+    )
     kv_memory_gb: float | None = Field(
         None, gt=0, le=10_000, description="GB for keys and values, shared by all rows; empty: what is left"
     )
-    tool: str = Field("calculator", description="tool that the model may call, by its name in nanochat.tools")
-    max_connections: int = Field(1_000, ge=1, le=100_000, description="connections at a time; counted as rows")
+    tool: str | None = Field(
+        "calculator", description="tool that the model may call, by its name in nanochat.tools; empty: none"
+    )
+    max_connections: int = Field(1_000, ge=1, le=100_000, description="connections at a time")
     keep_alive_seconds: int = Field(75, ge=1, le=3_600, description="seconds that an idle connection stays open")
     drain_seconds: float = Field(
         30.0, ge=0, le=86_400, description="seconds that running answers have to finish when the server is stopped"

@@ -20,8 +20,10 @@ def load(spec: ServeSpec) -> ServedEngine:
     options = EngineOptions(
         precision=spec.precision,
         max_batch=spec.max_running,
-        kv_memory_gb=spec.kv_memory_gb,
         max_waiting=spec.max_waiting,
+        kv_memory_gb=spec.kv_memory_gb,
+        max_context=spec.max_context,
+        step_tokens=spec.step_tokens,
         tool=spec.tool,
     )
     return load_engine(Path(spec.model_folder), Path(spec.tokenizer_folder), options=options)

@@ -15,22 +15,28 @@ Schema = dict[str, Any]
 
 UNITS = [
     "answers",
+    "bytes",
     "channels",
     "characters",
     "checkpoints",
     "completions",
+    "connections",
     "conversations",
     "dollars",
     "examples",
     "files",
+    "GB",
     "heads",
     "layers",
     "lines",
     "machines",
+    "messages",
     "minutes",
     "parameter",
     "passes",
+    "port",
     "processes",
+    "prompts",
     "questions",
     "ranks",
     "rate",
@@ -86,7 +92,7 @@ def test_every_number_says_what_it_counts() -> None:
     without = {
         name
         for name, field in fields()
-        if types(field) & {"integer", "number"} and not set(re.findall(r"[a-z]+", field["description"])) & set(UNITS)
+        if types(field) & {"integer", "number"} and not set(re.findall(r"[a-zA-Z]+", field["description"])) & set(UNITS)
     }
     assert without == set()
 
