@@ -4,14 +4,16 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.table import Table
 
 from flows import environment, launch, plan_table, prefect_server
 from flows.data_cli import data
+from flows.field_changes import parse_changes
 from flows.promote_command import promote
+from flows.serve_command import serve
 from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
 from nanochat_core import plan as planning
@@ -36,20 +38,6 @@ Changes = Annotated[
 Force = Annotated[list[str] | None, typer.Option(help="a stage to run again although it is done; repeatable")]
 Ranks = Annotated[int | None, typer.Option(help="processes that train; default: one for each GPU, or one")]
 RunName = Annotated[str | None, typer.Option(help="name of the run and its report; default: recipe, depth and time")]
-
-
-def parse_changes(items: list[str]) -> dict[str, Any]:
-    """Return {"a.b": value} of ["a.b=value"]; a value is JSON, else text. Raises SpecError for an item without "="."""
-    changes = {}
-    for item in items:
-        field, separator, text = item.partition("=")
-        if not separator:
-            raise SpecError(f"--set {item}: expected field=value, for example pretrain.model.depth=6.")
-        try:
-            changes[field.strip()] = json.loads(text)
-        except ValueError:
-            changes[field.strip()] = text
-    return changes
 
 
 def build_spec(
@@ -362,6 +350,7 @@ def chat(
 
 
 app.command("promote")(promote)
+app.command("serve")(serve)
 
 if __name__ == "__main__":
     app()

@@ -33,7 +33,9 @@ class RequestLimits(Spec):
     total_characters: int = Field(32_000, ge=1, le=100_000_000, description="characters of a chat at most")
     prompts: int = Field(128, ge=1, le=10_000, description="prompts of one completion request at most")
     samples: int = Field(16, ge=1, le=1_000, description="samples (n) of each prompt at most")
-    max_tokens: int = Field(4_096, ge=1, le=1_048_576, description="tokens of an answer at most; a request for more gets so many")
+    max_tokens: int = Field(
+        4_096, ge=1, le=1_048_576, description="tokens of an answer at most; a request for more gets so many"
+    )
     top_logprobs: int = Field(20, ge=0, le=100, description="likeliest tokens that are reported beside each token")
     body_bytes: int = Field(8_388_608, ge=1_024, le=1 << 30, description="bytes of a request's body at most")
     header_bytes: int = Field(32_768, ge=4_096, le=1 << 20, description="bytes of a request's head at most")
@@ -84,7 +86,10 @@ class ServerOptions(Spec):
     )
     precision: ServePrecision = Field("auto", description="weights' precision; int8 and int4: weights only")
     max_context: int | None = Field(
-        None, ge=16, le=1_048_576, description="tokens of prompt and answer together; empty: as many as it was trained on"
+        None,
+        ge=16,
+        le=1_048_576,
+        description="tokens of prompt and answer together; empty: as many as it was trained on",
     )
     max_running: int = Field(32, ge=1, le=4_096, description="rows (answers) that are computed together")
     max_waiting: int = Field(128, ge=1, le=100_000, description="answers that wait for their turn; more get 503")
