@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from flows import launch
+from flows import launch, serving_record
 from flows.doctor_finding import Check, Finding
 from nanochat_core import hardware
 from nanochat_core.errors import NanochatError
@@ -84,7 +84,7 @@ def gpus(base: Path) -> Iterator[Finding]:
     else:
         yield Finding("gpu", "ok", found)
     yield from cuda_packages(len(visible))
-    yield from gpu_memory()
+    yield from gpu_memory(is_serving=bool(serving_record.living(base)))
 
 
 def driver_version(path: Path) -> str:
@@ -105,8 +105,8 @@ def cuda_packages(visible: int) -> Iterator[Finding]:
         yield Finding("nccl", "problem", "not installed: several GPUs cannot train together", "install torch for CUDA")
 
 
-def gpu_memory() -> Iterator[Finding]:
-    """What nvidia-smi says of each GPU: is somebody there already?"""
+def gpu_memory(*, is_serving: bool = False) -> Iterator[Finding]:
+    """What nvidia-smi says of each GPU: is somebody there already? A server of ours is no stranger."""
     try:
         rows = launch.ask_nvidia("index", "memory.used", "memory.total")
     except NanochatError as error:
@@ -115,6 +115,9 @@ def gpu_memory() -> Iterator[Finding]:
     sizes = [(index, float(used), float(total)) for index, used, total in rows if total.replace(".", "").isdigit()]
     found = ", ".join(f"{index}: {used / 1024:.1f} of {total / 1024:.0f} GiB used" for index, used, total in sizes)
     busy = any(used > BUSY_SHARE * total for _, used, total in sizes)
+    if busy and is_serving:
+        yield Finding("gpu memory", "ok", f"{found}; a model is served here, see below")
+        return
     remedy = "nvidia-smi shows whose processes hold it; a training needs it free" if busy else ""
     yield Finding("gpu memory", "warning" if busy else "ok", found or "not told", remedy)
 

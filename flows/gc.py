@@ -4,7 +4,7 @@ A finished stage is pruned: its big files go, its manifest stays and says so, an
 only where another stage needs the files (flows/pipeline_run.py). Unfinished work that is old goes altogether.
 
 Kept are: the newest runs of each recipe, whatever a report or the work itself of the last days names, the newest run of
-all, models with an alias in MLflow's registry, and all that a running stage holds or reads.
+all, models with an alias in MLflow's registry or a server, and all that a running stage holds or reads.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flows import locks, run_lock
+from flows import locks, run_lock, serving_record
 from flows.gc_usage import Usage, usage_of
 from nanochat_core import artifacts, paths
 from nanochat_core.artifacts import FileRecord, Manifest
@@ -119,9 +119,10 @@ def files_to_prune(folder: Path, manifest: Manifest) -> list[Path]:
 def collect(base: Path, found: Sequence[Artifact]) -> Iterator[tuple[Artifact, str | None]]:
     """Prune and remove what the survey says; yield each with None, or with why it was left alone.
 
-    Raises NanochatError while a run is alive here: what it will need next is not known.
+    Raises NanochatError while a run is alive here: what it will need next is not known. One that serves needs nothing
+    but its model, so it does not count.
     """
-    if living := run_lock.living(base):
+    if living := run_lock.living(base).keys() - serving_record.flow_runs(base):
         raise NanochatError(
             f"{len(living)} run{'s are' if len(living) > 1 else ' is'} alive on this node: wait for the end, or cancel "
             "first. Without --delete, nothing is touched."

@@ -1,4 +1,4 @@
-"""Who needs an artifact: runs by their reports, the newest run, models with an alias, stages that run right now."""
+"""Who needs an artifact: runs by their reports, the newest run, models with an alias or a server, running stages."""
 
 import re
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import locks
+from flows import locks, serving_record
 from flows.pipeline_run import NEWEST
 from flows.tracking_record import default_store
 from flows.tracking_store import Store, reason
@@ -76,6 +76,7 @@ def usage_of(base: Path, *, keep_runs: int, keep_days: float) -> Usage:
     for name in with_inputs(newest_run(base), root):
         kept.setdefault(name, "newest run")
     kept |= dict.fromkeys(with_inputs(running(root), root), "in use")
+    kept |= dict.fromkeys(served(base), "being served")
     models, trouble = registered(base)
     return Usage(kept, used_by, models, trouble)
 
@@ -138,6 +139,12 @@ def newest_run(base: Path) -> frozenset[str]:
 def running(root: Path) -> frozenset[str]:
     """Return the folders whose lock somebody holds."""
     return frozenset(name_of(lock.parent) for lock in root.glob("*/*/.lock") if not locks.is_free(lock))
+
+
+def served(base: Path) -> frozenset[str]:
+    """Return the models that are served right now, with their tokenizers: a restarted server reads them again."""
+    servers = serving_record.living(base).values()
+    return frozenset(name_of(folder) for one in servers for folder in (one.model_folder, one.tokenizer_folder))
 
 
 def registered(base: Path) -> tuple[dict[str, list[str]], str | None]:

@@ -302,13 +302,13 @@ def deploy_all(folder: Path, *, environment: dict[str, str]) -> None:
         raise NanochatError(f"The deployments were not registered: {folder / 'deploy.log'} says why.")
 
 
-def looks(guard: "subprocess.Popen[bytes]") -> Iterator[bool]:
-    """Yield False every POLL_SECONDS while the guard runs, and True once, as soon as it has ended."""
+def looks(guard: "subprocess.Popen[bytes]", seconds: float = POLL_SECONDS) -> Iterator[bool]:
+    """Yield False every so many seconds while the guard runs, and True once, as soon as it has ended."""
     assert guard.stdin is not None
     end = select.poll()
     end.register(guard.stdin, 0)  # an error, which is reported in any case: nobody holds the other end of the pipe
     while guard.poll() is None:
-        if end.poll(1000 * POLL_SECONDS):
+        if end.poll(1000 * seconds):
             guard.wait()
         else:
             yield False

@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from flows import environment, launch, prefect_server, run_lock
+from flows import environment, launch, prefect_server, run_lock, serving_record
 from flows.node import addresses, services
 from flows.node.addresses import Node
 from nanochat_core.errors import NanochatError
@@ -80,7 +80,8 @@ def down(base: Path, tell: Callable[[str], None]) -> bool:
     with alone(base):
         supervisor = addresses.supervisor_process(base)
         if living := run_lock.living(base):
-            tell(f"Stopping {len(living)} run{'s' * (len(living) > 1)}; a retry goes on from the last checkpoint …")
+            for line in farewells(base, living):
+                tell(line)
             stop_runs(base)
         if supervisor is None:
             return bool(living)
@@ -88,6 +89,15 @@ def down(base: Path, tell: Callable[[str], None]) -> bool:
         stop(supervisor)
         (addresses.folder(base) / "node.json").unlink(missing_ok=True)
         return True
+
+
+def farewells(base: Path, living: Collection[str]) -> Iterator[str]:
+    """Yield what is said of the flow runs, by their ids, that are about to be stopped."""
+    serving = {record.flow_run_id: record for record in serving_record.living(base).values()}
+    if others := [run for run in living if run not in serving]:
+        yield f"Stopping {len(others)} run{'s' * (len(others) > 1)}; a retry goes on from the last checkpoint …"
+    for record in serving.values():
+        yield f"Stopping the server of {record.model} on port {record.port}; its answers have a moment to finish …"
 
 
 def stop_runs(base: Path) -> None:
