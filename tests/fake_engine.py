@@ -57,6 +57,10 @@ class TokenClock:
         for loop, event in waiting:
             loop.call_soon_threadsafe(event.set)
 
+    def stop(self) -> None:
+        """Move with `advance` only, from now on."""
+        self.is_stopped = True
+
     def run(self, tokens_per_second: float | None = None) -> None:
         """Run freely from now on."""
         self._seconds = 1 / tokens_per_second if tokens_per_second else 0.0

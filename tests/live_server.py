@@ -17,29 +17,30 @@ from tests.fake_engine import wait_until
 class LiveServer:
     """The server, and where it answers."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server, self.folder = server, folder
         self.url = server.url
         self.exit_code: int | None = None
         self.error: BaseException | None = None
 
 
 @contextmanager
-def running_server(engine: ServedEngine, **spec: Any) -> Iterator[LiveServer]:
+def running_server(engine: ServedEngine, *, folder: Path | None = None, **spec: Any) -> Iterator[LiveServer]:
     """Serve the engine on a free port of loopback for the length of the block; `spec` are fields of the ServeSpec."""
-    folder = Path(tempfile.mkdtemp(prefix="nanochat-serving-"))
+    temporary = tempfile.TemporaryDirectory(prefix="nanochat-serving-")
+    folder = folder or Path(temporary.name)
     whole: ServeSpec = parse_serve_spec(
         {
             "model_folder": "unused",
             "tokenizer_folder": "unused",
-            "model_name": engine.model_name,
+            "model_name": getattr(engine, "model_name", "fake"),
             "port": 0,
             "drain_seconds": 1,
         }
         | spec
     )
     server = Server(whole, lambda _: engine, folder=folder)
-    live = LiveServer(server)
+    live = LiveServer(server, folder)
 
     def serve() -> None:
         try:
@@ -59,4 +60,5 @@ def running_server(engine: ServedEngine, **spec: Any) -> Iterator[LiveServer]:
         if thread.is_alive():
             server.stop()
         thread.join(60)
+        temporary.cleanup()
         assert not thread.is_alive(), "the server does not end"

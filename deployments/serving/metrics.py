@@ -1,6 +1,6 @@
 """Numbers for Prometheus, named as vLLM names its own (with `nanochat:` before them), so that its dashboards fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -44,6 +44,11 @@ class Metrics:
     def watch(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
         """Add what the engine says of itself, looked up whenever somebody asks."""
         self.registry.register(EngineCollector(model_name, stats))
+
+    def count_connections(self, connections: Sized) -> None:
+        """Add how many connections are open, looked up whenever somebody asks."""
+        gauge = Gauge(f"{PREFIX}http_connections", "Open connections.", registry=self.registry)
+        gauge.set_function(lambda: len(connections))
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text form."""

@@ -55,10 +55,10 @@ class Server:
         self.url = ""
 
     def stop(self) -> None:
-        """Drain and end; callable from any thread. The second call ends at once."""
+        """Drain and end; callable from any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it is over already
-                self._loop.call_soon_threadsafe(self._on_signal)
+                self._loop.call_soon_threadsafe(self._begin_to_end)
 
     async def run(self) -> int:
         """Serve until somebody stops or replaces this server, or its engine dies. Raises NanochatError."""
@@ -124,6 +124,7 @@ class Server:
             h11_max_incomplete_event_size=self.spec.limits.header_bytes,
         )
         server = QuietServer(config)
+        self.state.metrics.count_connections(server.server_state.connections)
         work = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             if work.done():
@@ -192,11 +193,15 @@ class Server:
         self._stop.set()
 
     def _on_signal(self) -> None:
+        """Drain; at the second signal, or while the model loads, end at once."""
         self._signals += 1
-        if self.state.phase == "loading":
-            self._leave(0)
-        if self._signals > 1:
-            self._leave(EXIT_FAILED)
+        if self._signals > 1 or self.state.phase == "loading":
+            self._leave(EXIT_FAILED if self._signals > 1 else 0)
+        seconds = self.spec.drain_seconds
+        self._tell(f"Stopping: running answers have {seconds:g} s to finish. A second signal ends them at once.")
+        self._begin_to_end()
+
+    def _begin_to_end(self) -> None:
         self.state.phase = "draining"
         self._stop.set()
 

@@ -1,0 +1,189 @@
+"""One server replaces another on the same port: real processes, a client that streams, and one that keeps asking."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.serving.handover import ControlPaths, OldServer
+from tests.deployments.serving.raw_http import CHAT
+from tests.fake_engine import FakeEngine, wait_until
+from tests.live_server import running_server
+
+PROJECT = Path(__file__).parents[3]
+LONG = CHAT | {"stream": True, "max_tokens": 150, "ignore_eos": True}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServingProcess:
+    """A server in a process, and what its status file says."""
+
+    def __init__(self, base: Path, name: str, port: int, **spec: Any) -> None:
+        self.status_file, self.log = base / f"{name}.status.json", base / f"{name}.log"
+        written = base / f"{name}.json"
+        whole = {"model_folder": "x", "tokenizer_folder": "x", "model_name": "fake", "port": port}
+        written.write_text(json.dumps(whole | {"status_file": str(self.status_file)} | spec))
+        environment = os.environ | {
+            "NANOCHAT_BASE_DIR": str(base),
+            "FAKE_TOKENS_PER_SECOND": "50",
+            "PYTHONPATH": str(PROJECT),
+        }
+        with open(self.log, "wb") as log:
+            command = [sys.executable, "-m", "tests.serving_process", str(written)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=base)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.status_file.read_text())) if self.status_file.exists() else {"state": None}
+
+    def wait_for(self, state: str) -> dict[str, Any]:
+        """Wait for a state; raises AssertionError, with the log, where the process ends without it."""
+        wait_until(lambda: self.status["state"] == state or self.process.poll() is not None, 120)
+        assert self.status["state"] == state, f"{self.status}\n{self.log.read_text()}"
+        return self.status
+
+
+@contextmanager
+def serving(base: Path, name: str, port: int, **spec: Any) -> Iterator[ServingProcess]:
+    server = ServingProcess(base, name, port, **spec)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait(60)
+
+
+class Client(threading.Thread):
+    """Does something over and over until it is told to stop; keeps what came, and what went wrong."""
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        super().__init__()
+        self._ask, self._is_over = ask, threading.Event()
+        self.answers: list[Any] = []
+        self.errors: list[Exception] = []
+        self.start()
+
+    def run(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                self.answers.append(self._ask())
+            except Exception as error:
+                self.errors.append(error)
+
+    def end(self) -> None:
+        self._is_over.set()
+        self.join(60)
+
+
+def ask_anew(url: str) -> int:
+    return httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 1}, timeout=60).status_code
+
+
+def test_a_new_server_takes_over_without_a_refused_request(tmp_path: Path) -> None:
+    port = free_port()
+    with serving(tmp_path, "old", port) as old:
+        url = old.wait_for("ready")["url"]
+        texts: list[str] = []
+
+        def stream() -> None:
+            with httpx.stream("POST", f"{url}/v1/chat/completions", json=LONG, timeout=60) as answer:
+                texts.extend(answer.iter_lines())
+
+        streaming = threading.Thread(target=stream)
+        streaming.start()
+        with httpx.Client(timeout=60) as kept:
+            clients = [
+                Client(lambda: ask_anew(url)),
+                Client(lambda: kept.post(f"{url}/v1/completions", json={"prompt": "y", "max_tokens": 1}).status_code),
+            ]
+            wait_until(lambda: all(client.answers for client in clients) and bool(texts))
+            with serving(tmp_path, "new", port) as new:
+                new.wait_for("ready")
+                count = len(clients[0].answers)
+                streaming.join(60)
+                assert old.process.wait(60) == 0 and old.status["state"] == "replaced"
+                wait_until(lambda: len(clients[0].answers) > count + 3)
+                for client in clients:
+                    client.end()
+                    assert client.errors == [] and set(client.answers) == {200}
+                assert texts[-2:] == ["data: [DONE]", ""] and sum('"content":' in line for line in texts) == 151
+                assert new.status["pid"] == new.process.pid and new.status["url"] == url
+                new.process.send_signal(signal.SIGTERM)
+                assert new.process.wait(60) == 0 and new.status["state"] == "stopped"
+    assert list((tmp_path / "serving").glob("*.sock")) == []
+
+
+def test_a_second_signal_ends_a_server_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, "one", free_port(), drain_seconds=600) as server:
+        url = server.wait_for("ready")["url"]
+        slow = LONG | {"max_tokens": 2000}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=slow, timeout=60) as answer:
+            next(answer.iter_lines())
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for("draining")
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 1
+    assert server.status["state"] == "stopped"
+
+
+def test_a_port_that_another_program_has_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with serving(tmp_path, "late", other.getsockname()[1]) as server:
+            assert server.process.wait(60) == 2
+            (line,) = server.log.read_text().splitlines()
+            assert line.startswith(f"error: Port {other.getsockname()[1]} of 127.0.0.1 cannot be had")
+            assert f"process {os.getpid()}" in line and server.status["state"] == "failed"
+
+
+def test_who_takes_the_socket_and_dies_has_changed_nothing() -> None:
+    with running_server(FakeEngine()) as live:
+        paths = ControlPaths(live.folder, int(live.url.rsplit(":", 1)[1]))
+        assert oct(paths.socket.stat().st_mode & 0o777) == "0o600"
+        old = OldServer.find(paths)
+        assert old is not None
+        old.take_socket().close()
+        old.close()
+        assert httpx.get(f"{live.url}/health").status_code == 200
+
+
+def test_a_stale_control_socket_is_no_server(tmp_path: Path) -> None:
+    paths = ControlPaths(tmp_path, 1)
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(paths.socket))
+    assert paths.socket.exists() and OldServer.find(paths) is None
+
+
+def test_a_control_socket_may_have_a_long_path(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    with running_server(FakeEngine(), folder=folder) as live:
+        paths = ControlPaths(folder, int(live.url.rsplit(":", 1)[1]))
+        old = OldServer.find(paths)
+        assert old is not None
+        old.close()
+
+
+@pytest.mark.parametrize("word", [b"hello\n", b"x" * 10_000, b""])
+def test_nonsense_on_the_control_socket_is_ignored(word: bytes) -> None:
+    with running_server(FakeEngine()) as live:
+        paths = ControlPaths(live.folder, int(live.url.rsplit(":", 1)[1]))
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(paths.socket))
+            link.sendall(word)
+        assert httpx.get(f"{live.url}/health").status_code == 200
