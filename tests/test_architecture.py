@@ -59,6 +59,8 @@ def test_every_module_keeps_the_rule(rule: Rule, folders: tuple[str, ...]) -> No
         (rules.process_starts, "nanochat_core.paths", "import os\nos.system('ls')"),
         (rules.code_from_data, "nanochat_core.checkpoint", "import pickle"),
         (rules.code_from_data, "nanochat_core.checkpoint", "torch.load(path)"),
+        (rules.code_from_data, "nanochat_core.conversion.reference_checkpoint", "torch.load(path)"),
+        (rules.code_from_data, "nanochat_core.checkpoint", "torch.load(path, weights_only=True)"),
         (rules.code_from_data, "nanochat_core.inference.calculator", "eval('1+1')"),
         (rules.code_from_data, "flows.launch", "subprocess.run('ls', shell=True)"),
         (rules.oversized, "flows.stage", "x = 1\n" * 501),
