@@ -1,23 +1,34 @@
-"""The engine: batched prefill, batched decoding with tools, and scoring. Rows keep their own positions and seeds.
+"""The engine: many requests in one batch, each entering and leaving between steps; scoring by the same steps.
 
-B rows, T tokens, C width, V vocabulary.
+`step` computes the next tokens of all rows that run and returns what is new. `generate`, `score` and
+`next_token_logits` drive it to the end for a list of prompts; `service.py` drives it from a thread for a server.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nanochat_core.inference.interface import Completion
-from nanochat_core.inference.kv_cache import KVCache
-from nanochat_core.inference.sampling import sample, uniform_numbers
-from nanochat_core.inference.tool_use import Row, Tool
+from nanochat_core.inference.kv_memory import PAGE_TOKENS
+from nanochat_core.inference.requests import EngineFailed, EngineStats, Request, Sampling, ScoredToken, Update
+from nanochat_core.inference.row import Row
+from nanochat_core.inference.runner import Chunk, Runner, capped
+from nanochat_core.inference.sampling import choose
+from nanochat_core.inference.scheduler import Scheduler, Work
+from nanochat_core.inference.text_stream import Vocabulary
+from nanochat_core.inference.tool_use import Tool
+from nanochat_core.inference.weights import FewBits
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 CONTEXT_MARGIN = 4  # rotary positions reach beyond the trained length; generation may go on to this multiple of it
+HEAD_ROWS = 256  # positions whose logits are computed at once while scoring
+TOOL_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -32,137 +43,329 @@ class Prompt:
     seed: int = 0
     use_tools: bool = True
 
+    def request(self, max_length: int) -> Request:
+        """Return the request; a prompt too long for its answer is cut from the left."""
+        ids = tuple(self.ids)[-max(1, max_length - self.max_new_tokens) :]
+        sampling = Sampling(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            seed=self.seed,
+            use_tools=self.use_tools,
+        )
+        return Request(ids, sampling, self.num_samples)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is new in a row: updates, or the error that ended it."""
+
+    row: Row
+    updates: Sequence[Update] = ()
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """How much at once. rows: that run. kv_tokens: whose keys are kept, of all rows together; a row as long as the
+    context always fits. step_tokens: of prompts, between two tokens of the rows that decode."""
+
+    rows: int = 64
+    kv_tokens: int = 16_384
+    step_tokens: int = 512
+
 
 class Engine:
-    """A model, its tokenizer, and a bound on the tokens of a batch."""
+    """A model, its tokenizer, and the rows that are being answered. Not for several threads.
+
+    The model's weights may be trained in place between two calls of `prepare`, which `generate`, `score` and
+    `next_token_logits` begin with: they are converted anew, and finished rows forgotten.
+    """
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, *, batch_tokens: int = 16_384, tool: Tool | None = None
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        *,
+        limits: EngineLimits | None = None,
+        tool: Tool | None = None,
+        few_bits: FewBits | None = None,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self._batch_tokens, self._tool = batch_tokens, tool
+        self.spec, self.tokenizer = model.spec, tokenizer
         self.max_length = CONTEXT_MARGIN * model.spec.sequence_len
+        self._model: GPT | None = model
+        self._limits, self._few_bits = limits or EngineLimits(), few_bits
+        self._vocabulary, self._tool = Vocabulary(tokenizer), tool
+        self._runner: Runner | None = None
+        self._scheduler: Scheduler | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._calls: dict[Row, Future[str | None]] = {}
+        self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
+
+    @property
+    def runner(self) -> Runner:
+        assert self._runner is not None, "prepare() comes first"
+        return self._runner
+
+    @property
+    def scheduler(self) -> Scheduler:
+        assert self._scheduler is not None, "prepare() comes first"
+        return self._scheduler
+
+    # ---- for a driver that calls `step` ----
+
+    def prepare(self, capacity: int) -> None:
+        """Have room for rows of `capacity` tokens, and the model's present weights. Nothing may run."""
+        capacity = -(-capacity // PAGE_TOKENS) * PAGE_TOKENS
+        model = self._model
+        with torch.inference_mode():
+            if self._runner is None or self._runner.memory.shape.capacity < capacity:
+                assert model is not None
+                self._build(model, capacity)
+            elif model is not None and self._runner.follow(model):
+                self.scheduler.forget()
+        pages = self.runner.memory.shape.pages(self.runner.memory.shape.capacity)
+        self.scheduler.pages_total = pages * max(1, self._limits.kv_tokens // self.runner.memory.shape.capacity)
+
+    def _build(self, model: GPT, capacity: int) -> None:
+        self._runner = self._scheduler = None  # its memory goes before the new one comes
+        self._runner = Runner(model, slots=self._limits.rows, capacity=capacity, few_bits=self._few_bits)
+        self._scheduler = Scheduler(self._runner.memory, step_tokens=self._limits.step_tokens)
+
+    def let_go_of_model(self) -> None:
+        """Keep the converted weights only: the model is not trained any more."""
+        self._model = None
+
+    def submit(self, request: Request) -> list[Row]:
+        """Put the samples of a request into the line; return their rows. Raises ValueError as `check` does."""
+        self.check(request)
+        rows = [Row(request, sample, self._vocabulary, self._tool) for sample in range(request.num_samples)]
+        if request.sampling.prompt_logprobs is not None:
+            rows[0].score_from = 1
+        for row in rows:
+            self.scheduler.add(row)
+        self._prompt_tokens += len(request.ids) * len(rows)
+        return rows
+
+    def check(self, request: Request) -> None:
+        """Raise ValueError for an empty prompt, an id outside the vocabulary, or a request that can never fit."""
+        if not request.ids:
+            raise ValueError("a prompt needs at least one token")
+        if not 0 <= min(request.ids) <= max(request.ids) < self.tokenizer.vocab_size:
+            raise ValueError(f"token ids are 0 to {self.tokenizer.vocab_size - 1}")
+        if why := self.scheduler.why_never(len(request.ids) + request.sampling.max_new_tokens):
+            raise ValueError(why)
+
+    def cancel(self, row: Row) -> None:
+        """Take a row out of the batch or the line, whatever it is doing."""
+        self._calls.pop(row, None)
+        self.scheduler.remove(row)
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.scheduler.running or self.scheduler.waiting)
+
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            pages_used=scheduler.pages_used,
+            pages_cached=scheduler.prefixes.pages,
+            pages_total=scheduler.pages_total,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_tokens,
+            generated_tokens=self._generated,
+            restarts=scheduler.restarts,
+            steps=self._steps,
+        )
 
     @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Compute the next tokens of all rows that run; return what is new. Waits where all rows wait for tools."""
+        works = self.scheduler.plan()
+        if not works and self._calls:
+            wait(self._calls.values(), return_when=FIRST_COMPLETED)
+        events = self._answered_calls()
+        if works:
+            self._steps += 1
+            events += self._compute(works)
+        return events
+
+    def _compute(self, works: Sequence[Work]) -> list[Event]:
+        """Run the works in one batch; where that fails, one by one, so that a request can only break itself."""
+        try:
+            return self._compute_together(works)
+        except Exception as error:
+            if len(works) == 1:
+                return [self._failed(works[0].row, error)]
+        return [event for work in works for event in self._compute([work])]
+
+    def _compute_together(self, works: Sequence[Work]) -> list[Event]:
+        hidden = self.runner.hidden([chunk_of(work) for work in works])
+        next_places: list[tuple[Row, int]] = []
+        score_places: list[tuple[Row, int, int]] = []
+        for place, (row, position) in enumerate(wanted_positions(works)):
+            if position == len(row.ids) - 1:
+                next_places.append((row, place))
+            if row.scores_after(position):
+                score_places.append((row, position + 1, place))
+        for first in range(0, len(score_places), HEAD_ROWS):
+            self._score(hidden, score_places[first : first + HEAD_ROWS])
+        for work in works:
+            self.scheduler.computed(work.row, work.count)
+        events = self._choose(hidden, next_places) if next_places else []
+        ended = [work.row for work in works if work.row.computed == work.row.end and not work.row.wants_next]
+        return events + [self._event(row, row.end_without_a_token) for row in ended]
+
+    def _score(self, hidden: Tensor, places: Sequence[tuple[Row, int, int]]) -> None:
+        """Find the log-probabilities of ids of prompts: (row, position of the id, place of the state before it)."""
+        logits = capped(self.runner.raw_logits(hidden[[place for _, _, place in places]]))
+        targets = torch.tensor([row.ids[position] for row, position, _ in places], device=logits.device)
+        scored = scored_tokens(logits, targets, max(row.sampling.prompt_logprobs or 0 for row, _, _ in places))
+        is_best = (logits.argmax(dim=-1) == targets).tolist()
+        for (row, _, _), token, is_likeliest in zip(places, scored, is_best, strict=True):
+            row.scores.append(token.with_top(row.sampling.prompt_logprobs or 0))
+            row.is_greedy = row.is_greedy and is_likeliest
+
+    def _choose(self, hidden: Tensor, places: Sequence[tuple[Row, int]]) -> list[Event]:
+        """Choose the next token of the rows whose last id is computed, from the states at these places."""
+        rows = [row for row, _ in places]
+        is_all = len(rows) == len(hidden)
+        raw = self.runner.raw_logits(hidden if is_all else hidden[[place for _, place in places]])
+        best, greedy = raw.max(dim=-1)
+        is_sound = [not math.isnan(value) for value in best.tolist()]
+        if all(row.is_plainly_greedy for row in rows):
+            scored = [ScoredToken(token) for token in greedy.tolist()]
+        else:
+            scored = self._draw(capped(raw), rows)
+        events = []
+        for row, token, is_finite in zip(rows, scored, is_sound, strict=True):
+            if not is_finite:
+                broken = EngineFailed("the model's logits are not numbers: its weights are broken")
+                events.append(self._failed(row, broken))
+            elif row.sampling.max_new_tokens:
+                self._generated += 1
+                events.append(self._event(row, partial(row.take, token)))
+            else:
+                events.append(self._event(row, row.end_without_a_token))
+        return events
+
+    def _draw(self, logits: Tensor, rows: Sequence[Row]) -> list[ScoredToken]:
+        """Choose a token for each row of the logits (B, V); with its log-probability where that is asked for."""
+        for row, own in zip(rows, logits, strict=True):
+            if row.wants_logits:
+                row.logits = own.clone()
+        asking = [place for place, row in enumerate(rows) if row.sampling.logprobs is not None]
+        before = logits[asking] if asking else None  # penalties change the others in place
+        chosen = choose(logits, [row.draw() for row in rows])
+        scored = [ScoredToken(token) for token in chosen]
+        if before is not None:
+            targets = torch.tensor([chosen[place] for place in asking], device=logits.device)
+            most = max(rows[place].sampling.logprobs or 0 for place in asking)
+            for place, token in zip(asking, scored_tokens(before, targets, most), strict=True):
+                scored[place] = token.with_top(rows[place].sampling.logprobs or 0)
+        return scored
+
+    def _event(self, row: Row, advance: Callable[[], list[Update]]) -> Event:
+        """Have a row go on; note what it opens or ends."""
+        is_first = not row.has_begun
+        try:
+            updates = advance()
+            if is_first and updates:
+                row.has_begun = True
+                updates[0] = replace(updates[0], prompt_tokens=row.prompt_tokens(), cached_tokens=row.cached_tokens)
+                self._cached_tokens += row.cached_tokens
+        except Exception as error:
+            return self._failed(row, error)
+        if row.is_done:
+            self.scheduler.remove(row)
+        elif row.call is not None:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="nanochat-tool")
+            self._calls[row] = self._threads.submit(row.run_tool)
+        return Event(row, updates)
+
+    def _answered_calls(self) -> list[Event]:
+        """Put the answers of tools that are there behind their calls."""
+        answered = [row for row, call in self._calls.items() if call.done()]
+        return [self._event(row, partial(answer, row, self._calls.pop(row))) for row in answered]
+
+    def _failed(self, row: Row, error: Exception) -> Event:
+        self.cancel(row)
+        return Event(row, error=error)
+
+    # ---- whole lists of prompts ----
+
     def generate(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """Return `num_samples` completions for each prompt, in order. Prompts too long are cut from the left."""
-        answers: list[list[Completion]] = [[] for _ in prompts]
-        for batch in self._batches(prompts):
-            rows = self._generate_batch([prompts[index] for index in batch])
-            for index in batch:
-                answers[index] = [next(rows).completion() for _ in range(prompts[index].num_samples)]
-        return answers
+        requests = [prompt.request(self.max_length) for prompt in prompts]
+        self.prepare(max((len(r.ids) + r.sampling.max_new_tokens for r in requests), default=1))
+        rows = [self.submit(request) for request in requests]
+        self._finish([row for samples in rows for row in samples])
+        return [[row.completion() for row in samples] for samples in rows]
 
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        """Yield indices of prompts that decode together: alike in length and top-k, bounded in tokens."""
-        order = sorted(range(len(prompts)), key=lambda index: (prompts[index].top_k or 0, len(prompts[index].ids)))
-        batch: list[int] = []
-        rows = 0
-        for index in order:
-            prompt = prompts[index]
-            rows += prompt.num_samples
-            is_full = rows * (len(prompt.ids) + prompt.max_new_tokens) > self._batch_tokens
-            if batch and (is_full or prompt.top_k != prompts[batch[0]].top_k):
-                yield batch
-                batch, rows = [], prompt.num_samples
-            batch.append(index)
-        if batch:
-            yield batch
-
-    def _generate_batch(self, prompts: list[Prompt]) -> Iterator[Row]:
-        """Decode all samples of the prompts side by side; return their rows in order."""
-        ids = [list(prompt.ids)[-max(1, self.max_length - prompt.max_new_tokens) :] for prompt in prompts]
-        longest_answer = max(prompt.max_new_tokens for prompt in prompts)
-        cache = self._cache(len(ids), max(map(len, ids)) + longest_answer)
-        logits = self._prefill(ids, cache)
-        repeats = torch.tensor([prompt.num_samples for prompt in prompts], device=self.model.device)
-        source = torch.arange(len(ids), device=self.model.device).repeat_interleave(repeats)
-        cache.select(source)
-        rows = [self._row(prompt) for prompt in prompts for _ in range(prompt.num_samples)]
-        uniform = np.stack(
-            [
-                uniform_numbers(prompt.seed, number, longest_answer)
-                for prompt in prompts
-                for number in range(prompt.num_samples)
-            ]
-        )
-        temperature = torch.tensor([prompt.temperature for prompt in prompts], device=self.model.device)[source]
-        self._decode(rows, logits[source], cache, torch.from_numpy(uniform).to(logits), temperature, prompts[0].top_k)
-        return iter(rows)
-
-    def _row(self, prompt: Prompt) -> Row:
-        tool = self._tool if prompt.use_tools else None
-        return Row(self.tokenizer, max_new_tokens=prompt.max_new_tokens, tool=tool)
-
-    def _cache(self, rows: int, capacity: int) -> KVCache:
-        return KVCache(self.model.spec, rows, capacity, device=self.model.device, dtype=self.model.compute_dtype)
-
-    def _prefill(self, ids: list[list[int]], cache: KVCache) -> Tensor:
-        """Run the prompts through the model into the cache; return the logits (B, V) after each one's last token."""
-        idx, lengths = padded(ids, self.model.device)
-        hidden = self.model.hidden(idx, cache)
-        cache.advance(lengths)
-        last = hidden[torch.arange(len(ids), device=idx.device), lengths - 1]
-        return self.model.logits(last)
-
-    def _decode(
-        self, rows: list[Row], logits: Tensor, cache: KVCache, uniform: Tensor, temperature: Tensor, top_k: int | None
-    ) -> None:
-        """Decode until every row is done; rows that are done leave the batch once they are half of it."""
-        active = list(range(len(rows)))
-        step = 0
-        while True:
-            chosen = sample(logits, uniform[:, step], temperature, top_k).tolist()
-            tokens = [rows[index].take(token) for index, token in zip(active, chosen, strict=True)]
-            step += 1
-            kept = [place for place, index in enumerate(active) if not rows[index].is_done]
-            if not kept:
-                return
-            if len(kept) <= len(active) // 2:
-                select = torch.tensor(kept, device=logits.device)
-                cache.select(select)
-                uniform, temperature = uniform[select], temperature[select]
-                active, tokens = [active[place] for place in kept], [tokens[place] for place in kept]
-            hidden = self.model.hidden(torch.tensor(tokens, device=logits.device)[:, None], cache)
-            cache.advance(1)
-            logits = self.model.logits(hidden[:, -1])
-
-    @torch.inference_mode()
-    def next_token_logits(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (index, logits (V,)) of the token after each prompt, in any order."""
-        for batch in self._length_batches([len(ids) for ids in prompts]):
-            ids = [list(prompts[index])[-self.max_length :] for index in batch]
-            idx, lengths = padded(ids, self.model.device)
-            hidden = self.model.hidden(idx)
-            last = self.model.logits(hidden[torch.arange(len(ids), device=idx.device), lengths - 1])
-            yield from zip(batch, last, strict=True)
-
-    @torch.inference_mode()
     def score(self, requests: Sequence[tuple[Sequence[int], int]]) -> Iterator[tuple[int, Tensor, bool]]:
         """Yield (index, log-probabilities of ids[start:], whether each was the arg-max) for each (ids, start)."""
-        for batch in self._length_batches([len(ids) for ids, _ in requests]):
-            idx, _ = padded([requests[index][0] for index in batch], self.model.device)
-            hidden = self.model.hidden(idx)
-            for place, index in enumerate(batch):
-                ids, start = requests[index]
-                targets = idx[place, start : len(ids)]
-                logits = self.model.logits(hidden[place, start - 1 : len(ids) - 1])
-                logprobs = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-                yield index, logprobs, bool((logits.argmax(dim=-1) == targets).all())
+        self.prepare(max((len(ids) for ids, _ in requests), default=1))
+        rows = [self._submit_scoring(ids) for ids, _ in requests]
+        for row, (_, start) in zip(rows, requests, strict=True):
+            row.score_from = start
+        self._finish(rows)
+        for index, row in enumerate(rows):
+            yield index, torch.tensor([token.logprob for token in row.scores]), row.is_greedy
 
-    def _length_batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Yield indices, longest first, so that each batch, padded, stays within the bound on tokens."""
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        while order:
-            size = max(1, self._batch_tokens // max(1, lengths[order[0]]))
-            yield order[:size]
-            order = order[size:]
+    def next_token_logits(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (index, logits (V,)) of the token after each prompt."""
+        cut = [list(ids)[-self.max_length :] for ids in prompts]
+        self.prepare(max(map(len, cut), default=1))
+        rows = [self._submit_scoring(ids) for ids in cut]
+        for row in rows:
+            row.wants_logits = True
+        self._finish(rows)
+        for index, row in enumerate(rows):
+            assert row.logits is not None
+            yield index, row.logits
+
+    def _submit_scoring(self, ids: Sequence[int]) -> Row:
+        return self.submit(Request(tuple(ids), Sampling(max_new_tokens=0)))[0]
+
+    def _finish(self, rows: Sequence[Row]) -> None:
+        """Step until all rows are done; raises what ended one of them."""
+        while not self.is_idle:
+            for event in self.step():
+                if event.error is not None:
+                    for row in rows:
+                        self.cancel(row)
+                    raise event.error
 
 
-def padded(ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the rows filled up with zeros behind (B, T), int64, and their lengths (B,)."""
-    lengths = [len(row) for row in ids]
-    idx = torch.zeros(len(ids), max(lengths), dtype=torch.int64)
-    for place, row in enumerate(ids):
-        idx[place, : len(row)] = torch.tensor(row)
-    return idx.to(device), torch.tensor(lengths, device=device)
+def answer(row: Row, call: "Future[str | None]") -> list[Update]:
+    """Put a tool's answer behind the row's call; raises what the tool raised."""
+    return row.answer(call.result())
+
+
+def chunk_of(work: Work) -> Chunk:
+    """Return the new tokens of a piece of work, as the forward pass takes them."""
+    row, start, end = work.row, work.row.computed, work.row.computed + work.count
+    assert row.slot is not None
+    wanted = [position - start for position in range(start, end) if row.is_wanted(position)]
+    return Chunk(row.slot, start, row.ids[start:end], row.ids[start - 1] if start else -1, wanted)
+
+
+def wanted_positions(works: Sequence[Work]) -> Iterator[tuple[Row, int]]:
+    """Yield the rows and positions whose states are wanted, in the order of the works."""
+    for work in works:
+        row = work.row
+        for position in range(row.computed, row.computed + work.count):
+            if row.is_wanted(position):
+                yield row, position
+
+
+def scored_tokens(logits: Tensor, targets: Tensor, alternatives: int) -> list[ScoredToken]:
+    """Return the ids `targets` (B,) with their log-probabilities and the likeliest alternatives, from logits (B, V)."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    own = logprobs.gather(1, targets[:, None])[:, 0].tolist()
+    values, ids = logprobs.topk(min(alternatives, logits.size(-1)), dim=-1)
+    tops = [tuple(zip(row_ids, row, strict=True)) for row_ids, row in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [ScoredToken(token, value, top) for token, value, top in zip(targets.tolist(), own, tops, strict=True)]

@@ -8,7 +8,7 @@ import torch
 from nanochat_core.checkpoint import load_model
 from nanochat_core.device import choose_device, set_determinism
 from nanochat_core.errors import SpecError
-from nanochat_core.inference.engine import Engine, Prompt
+from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
 from nanochat_core.inference.interface import (
     Completion,
     Conversation,
@@ -29,7 +29,7 @@ class EngineModel:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._tokenizer = engine, engine.tokenizer
         self.bos = self._tokenizer.bos
-        self.max_context = engine.model.spec.sequence_len
+        self.max_context = engine.spec.sequence_len
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -92,4 +92,5 @@ def load_text_model(
     model, _ = load_model(model_folder, tokenizer_hash=tokenizer.hash, device=device)
     if device.type == "cpu":
         model.compute_dtype = torch.float32  # few CPUs compute in bfloat16, and those that do gain little on short rows
-    return EngineModel(Engine(model.eval(), tokenizer, batch_tokens=batch_tokens, tool=load_tool(TOOL)))
+    engine = Engine(model.eval(), tokenizer, limits=EngineLimits(kv_tokens=batch_tokens), tool=load_tool(TOOL))
+    return EngineModel(engine)

@@ -116,7 +116,6 @@ class EngineFailed(Exception):
 class AsyncEngine(Protocol):
     """A model that answers many requests at once; what the server talks to. All methods are for one event loop."""
 
-    model_name: str
     max_context: int  # tokens of prompt and completion together
     vocab_size: int
 

@@ -11,8 +11,6 @@ key/value heads (Ainslie et al. 2023), soft-capped logits (Gemma 2), untied head
 B rows, T tokens, S cached tokens, C width, H heads, K key/value heads, D head size, V vocabulary.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,9 +25,6 @@ from nanochat_core.model.attention import Attend, causal_attention
 from nanochat_core.model.blocks import BLOCK_SETS, BlockSet, rope_base
 from nanochat_core.model.fp8 import Fp8Weight, fp8_linear
 from nanochat_core.specs import ModelSpec
-
-if TYPE_CHECKING:
-    from nanochat_core.inference.kv_cache import KVCache
 
 LOGIT_CAP = 15.0
 VALUE_GATE_GAIN = 3.0
@@ -90,7 +85,7 @@ class Attention(nn.Module):
         if blocks.value_embeddings and layer in value_embedding_layers(spec.depth):
             self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head)
 
-    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, cache: "KVCache | None") -> Tensor:
+    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary) -> Tensor:
         """Return (B, T, C) for the normalised stream x (B, T, C); `values` (B, T, K·D) are the layer's own."""
         rows, length, _ = x.shape
         q = self.c_q(x).view(rows, length, self.n_head, self.head_size)  # (B, T, H, D)
@@ -102,8 +97,7 @@ class Attention(nn.Module):
         q, k = rms_norm(rotate(q, *rotary)), rms_norm(rotate(k, *rotary))
         q = q * self.qk_gain**2  # the gain of q and that of k at once
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H | K, T, D)
-        attend = self.attend if cache is None else cache.attend(self.layer)
-        y = attend(q, k, v, self.window)  # (B, H, T, D)
+        y = self.attend(q, k, v, self.window)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(rows, length, -1))  # (B, T, C)
 
 
@@ -127,8 +121,8 @@ class Block(nn.Module):
         self.attn = Attention(spec, blocks, layer)
         self.mlp = MLP(spec)
 
-    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, cache: "KVCache | None") -> Tensor:
-        x = x + self.attn(rms_norm(x), values, rotary, cache)
+    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary) -> Tensor:
+        x = x + self.attn(rms_norm(x), values, rotary)
         return x + self.mlp(rms_norm(x))
 
 
@@ -176,29 +170,26 @@ class GPT(nn.Module):
         cos, sin = self._rotary
         return cos[:length], sin[:length]
 
-    def hidden(self, idx: Tensor, cache: "KVCache | None" = None) -> Tensor:
-        """Return the normalised last residual stream (B, T, C) for token ids `idx` (B, T), int64.
-
-        With a cache, `idx` continues each row at its own position, and the cache takes the new keys and values.
-        """
+    def hidden(self, idx: Tensor) -> Tensor:
+        """Return the normalised last residual stream (B, T, C) for token ids `idx` (B, T), int64."""
         x = rms_norm(self.wte(idx).to(self.compute_dtype))
         if self.blocks_set.smear:
-            x = self._smeared(x, cache)
-        rotary = self._rotary_of(idx, cache)
+            x = self._smeared(x)
+        rotary = self._rotary_of(idx)
         start, middle = x, None
         for layer, block in enumerate(self.blocks):
             if self.blocks_set.residual_scalars:
                 x = self.residual_scale[layer].to(x.dtype) * x + self.input_scale[layer].to(x.dtype) * start
-            x = block(x, self._values(layer, idx), rotary, cache)
+            x = block(x, self._values(layer, idx), rotary)
             if layer == len(self.blocks) // 2:
                 middle = x
         if self.blocks_set.backout:
             x = x - self.backout_scale.to(x.dtype) * middle
         return rms_norm(x)
 
-    def _smeared(self, x: Tensor, cache: "KVCache | None") -> Tensor:
+    def _smeared(self, x: Tensor) -> Tensor:
         """Return each embedding (B, T, C) with a gated share of the one before it in its row."""
-        before = F.pad(x[:, :-1], (0, 0, 1, 0)) if cache is None else cache.before(x)
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
         gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., :SMEAR_CHANNELS]))  # (B, T, 1)
         return x + gate * before
 
@@ -208,14 +199,9 @@ class GPT(nn.Module):
             return None
         return self.value_embeds[str(layer)](idx).to(self.compute_dtype)
 
-    def _rotary_of(self, idx: Tensor, cache: "KVCache | None") -> Rotary:
+    def _rotary_of(self, idx: Tensor) -> Rotary:
         """Return cos and sin of the tokens' positions, each broadcastable to (B, T, H, D/2)."""
-        if cache is None:
-            tables = (table[None, :, None] for table in self.rotary(idx.size(1)))
-        else:
-            positions = cache.positions(idx.size(1))  # (B, T)
-            tables = (table[positions][:, :, None] for table in self.rotary(cache.capacity))
-        cos, sin = (table.to(self.compute_dtype) for table in tables)
+        cos, sin = (table[None, :, None].to(self.compute_dtype) for table in self.rotary(idx.size(1)))
         return cos, sin
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -223,6 +209,6 @@ class GPT(nn.Module):
         raw = self.lm_head(hidden)[..., : self.vocab_size]
         return LOGIT_CAP * torch.tanh(raw.float() / LOGIT_CAP)
 
-    def forward(self, idx: Tensor, cache: "KVCache | None" = None) -> Tensor:
+    def forward(self, idx: Tensor) -> Tensor:
         """Return the logits (B, T, V), float32."""
-        return self.logits(self.hidden(idx, cache))
+        return self.logits(self.hidden(idx))

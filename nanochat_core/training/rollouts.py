@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError, did_you_mean
-from nanochat_core.inference.engine import Engine, Prompt, padded
+from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.loss import IGNORED, loss_sum
@@ -142,10 +143,15 @@ def reinforce_rows(answered: Sequence[Answered]) -> tuple[list[tuple[list[int], 
     return rows, chosen_tokens
 
 
+def _filled_up(rows: list[list[int]], device: torch.device) -> Tensor:
+    """Return the rows (B, T), int64, with zeros behind the shorter ones."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+
+
 def policy_loss(model: GPT, rows: list[tuple[list[int], list[int], float]]) -> Tensor:
     """Return Σ −advantage · log p(token) over the chosen tokens of the rows, a float32 scalar."""
-    idx, _ = padded([ids for ids, _, _ in rows], model.device)
-    mask, _ = padded([mask for _, mask, _ in rows], model.device)
+    idx = _filled_up([ids for ids, _, _ in rows], model.device)
+    mask = _filled_up([mask for _, mask, _ in rows], model.device)
     advantages = torch.tensor([advantage for _, _, advantage in rows], device=model.device)
     targets = torch.where(mask[:, 1:] == 1, idx[:, 1:], IGNORED)
     return loss_sum(model, idx[:, :-1], targets, advantages)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nanochat_core.inference.engine import Engine, Prompt
+from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
+from nanochat_core.inference.tool_use import Tool
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.specs import Arch, ModelSpec
@@ -63,10 +64,11 @@ def test_a_seed_gives_the_same_samples_whatever_else_is_in_the_batch() -> None:
     assert len({answer.ids for answer in together[0]}) > 1
 
 
-def test_the_bound_on_tokens_splits_batches_and_changes_nothing() -> None:
+def test_few_slots_and_pages_make_rows_wait_and_change_nothing() -> None:
     model = random_model()
     prompts = [Prompt(prompt_ids(text), num_samples=2, max_new_tokens=8, temperature=1.0, seed=5) for text in PROMPTS]
-    wide, narrow = (Engine(model, TOKENIZER, batch_tokens=size).generate(prompts) for size in (10_000, 30))
+    limits = [EngineLimits(), EngineLimits(rows=3, kv_tokens=30, step_tokens=5)]
+    wide, narrow = (Engine(model, TOKENIZER, limits=each).generate(prompts) for each in limits)
     assert [[answer.ids for answer in row] for row in wide] == [[answer.ids for answer in row] for row in narrow]
 
 
@@ -80,34 +82,29 @@ def test_a_prompt_too_long_is_cut_by_its_own_answer_s_length_whatever_else_is_in
     assert list(alone.ids) == slow_greedy(model, list(long.ids)[-(engine.max_length - 6) :], 6)[-len(alone.ids) :]
 
 
-class ScriptedModel(GPT):
-    """Says a fixed text, token by token, after a prompt of one token; only its weights' device and shape are real."""
+def scripted(text_and_specials: list[str], tool: Tool | None = None) -> Engine:
+    """Return an engine whose model says a fixed text after any prompt; only what it says is not real."""
+    script = [
+        token
+        for piece in text_and_specials
+        for token in ([TOKENIZER.special(piece)] if piece.startswith("<|") else TOKENIZER.encode(piece))
+    ]
+    said = iter(script)
 
-    script: list[int]
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(*hidden.shape[:-1], self.vocab_size)
-        position = min(self.said, len(self.script) - 1)
-        self.said += 1
-        logits[..., self.script[position]] = 1.0
+    def raw_logits(hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(hidden), TOKENIZER.vocab_size)
+        logits[:, next(said)] = 1.0
         return logits
 
-    said = 0
-
-
-def scripted(text_and_specials: list[str]) -> ScriptedModel:
-    model = ScriptedModel(random_model().spec, TOKENIZER.vocab_size)
-    init_weights(model, 0)
-    model.script = []
-    for piece in text_and_specials:
-        model.script += [TOKENIZER.special(piece)] if piece.startswith("<|") else TOKENIZER.encode(piece)
-    return model
+    engine = Engine(random_model(), TOKENIZER, tool=tool)
+    engine.prepare(128)
+    engine.runner.raw_logits = raw_logits  # type: ignore[method-assign]
+    return engine
 
 
 def test_a_tool_call_is_answered_by_forced_tokens_that_are_not_the_model_s() -> None:
-    # While the four tokens of the tool's answer are forced, what the model says is not heard.
-    model = scripted(["<|python_start|>", "12*7", "<|python_end|>", "XXXX", "ok", "<|assistant_end|>"])
-    engine = Engine(model, TOKENIZER, tool=lambda expression: "84" if expression == "12*7" else None)
+    said = ["<|python_start|>", "12*7", "<|python_end|>", "ok", "<|assistant_end|>"]
+    engine = scripted(said, tool=lambda expression: "84" if expression == "12*7" else None)
     (answer,) = engine.generate([Prompt([TOKENIZER.bos], max_new_tokens=40)])[0]
     assert answer.parts == (
         {"type": "python", "text": "12*7"},
@@ -124,15 +121,15 @@ def test_a_tool_call_is_answered_by_forced_tokens_that_are_not_the_model_s() -> 
 
 
 def test_an_expression_that_the_tool_refuses_gets_no_output() -> None:
-    model = scripted(["<|python_start|>", "boo", "<|python_end|>", "no", "<|assistant_end|>"])
-    (answer,) = Engine(model, TOKENIZER, tool=lambda _: None).generate([Prompt([TOKENIZER.bos], max_new_tokens=40)])[0]
+    engine = scripted(["<|python_start|>", "boo", "<|python_end|>", "no", "<|assistant_end|>"], tool=lambda _: None)
+    (answer,) = engine.generate([Prompt([TOKENIZER.bos], max_new_tokens=40)])[0]
     assert answer.text == "no"
     assert set(answer.mask) == {1}
 
 
 def test_an_answer_is_cut_at_its_limit_and_says_so() -> None:
-    model = scripted(["a long answer that goes on", "<|assistant_end|>"])
-    (answer,) = Engine(model, TOKENIZER).generate([Prompt([TOKENIZER.bos], max_new_tokens=6)])[0]
+    engine = scripted(["a long answer that goes on", "<|assistant_end|>"])
+    (answer,) = engine.generate([Prompt([TOKENIZER.bos], max_new_tokens=6)])[0]
     assert (answer.text, answer.finish_reason) == ("a long", "length")
 
 

@@ -12,7 +12,7 @@ from nanochat_core import checkpoint
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError
-from nanochat_core.inference.kv_cache import KVCache
+from nanochat_core.inference.runner import Chunk, Runner, capped
 from nanochat_core.model.accounting import attention_windows
 from nanochat_core.model.blocks import rope_base
 from nanochat_core.model.context import continued, extended
@@ -143,10 +143,12 @@ def test_training_goes_on_at_twice_the_length_and_decodes_what_it_computes(arch:
     assert [block.attn.window for block in longer.blocks] == windows
     after = train(longer, 64)
     assert after[0] < before[0] and after[-1] < after[0]
-    idx = torch.randint(0, VOCAB_SIZE, (2, 64), generator=torch.Generator().manual_seed(0))
-    cache, found = KVCache(longer.spec, 2, 64, device=CPU, dtype=torch.float32), []
-    with torch.no_grad():
-        for piece in idx.split([40, 1, 1, 22], dim=1):
-            found.append(longer(piece, cache))
-            cache.advance(piece.size(1))
-        torch.testing.assert_close(torch.cat(found, dim=1), longer(idx), rtol=1e-4, atol=1e-5)
+    ids = torch.randint(0, VOCAB_SIZE, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    runner, found, start = Runner(longer, slots=1, capacity=64), [], 0
+    with torch.inference_mode():
+        for count in (40, 1, 1, 22):
+            before = ids[start - 1] if start else -1
+            found.append(runner.hidden([Chunk(0, start, ids[start : start + count], before, range(count))]))
+            start += count
+        logits = capped(runner.raw_logits(torch.cat(found)))
+        torch.testing.assert_close(logits, longer(torch.tensor([ids]))[0], rtol=1e-4, atol=1e-5)
