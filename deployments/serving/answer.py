@@ -5,17 +5,18 @@ takes the request out of the batch, streamed or not. It listens to the server to
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.serving.errors import ApiError, of_engine, unavailable
 from deployments.serving.generation import updates_of
+from deployments.serving.json_response import AsciiJSONResponse, json_bytes
+from deployments.serving.prompt_log import PromptLog
 from deployments.serving.state import ServerState
 from nanochat_core.inference.requests import Request, Update
 
@@ -56,10 +57,13 @@ class Answer(Response):
     def __init__(self, state: ServerState, requests: list[Request], writer: Writer, *, is_streamed: bool) -> None:
         super().__init__()
         self._state, self._requests, self._writer, self._is_streamed = state, requests, writer, is_streamed
+        self._log = PromptLog(state.engine.tokenizer) if state.spec.log_prompts else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; returns early where the client has gone."""
         events = EventStream(send)
+        if self._log is not None:
+            self._log.asked(self._requests)
         work = asyncio.create_task(self._stream(events) if self._is_streamed else self._collect())
         gone = asyncio.create_task(_disconnected(receive))
         stopped = asyncio.create_task(self._state.aborted.wait())
@@ -78,21 +82,24 @@ class Answer(Response):
             if isinstance(result, ApiError):
                 raise result
             if result is not None:
-                await JSONResponse(result, headers={"Cache-Control": "no-store"})(scope, receive, send)
+                await AsciiJSONResponse(result, headers={"Cache-Control": "no-store"})(scope, receive, send)
         finally:
             await _cancel(work, gone, stopped)
 
     def _updates(self) -> "aclosing[Any]":
-        spec = self._state.spec
-        return aclosing(
-            updates_of(self._state.engine, self._requests, self._state.metrics, at_a_time=spec.max_running)  # type: ignore[type-var]
-        )
+        state = self._state
+        return aclosing(updates_of(state.engine, self._requests, state.metrics, at_a_time=state.spec.max_running))
+
+    def _see(self, index: int, update: Update) -> None:
+        self._writer.see(index, update)
+        if self._log is not None:
+            self._log.see(index, update)
 
     async def _collect(self) -> Json | ApiError:
         try:
             async with self._updates() as updates:
                 async for index, update in updates:
-                    self._writer.see(index, update)
+                    self._see(index, update)
         except Exception as error:
             return of_engine(error)
         return self._writer.whole()
@@ -106,7 +113,7 @@ class Answer(Response):
                 async for index, update in updates:
                     if not events.has_started:
                         await events.start(opening)
-                    self._writer.see(index, update)
+                    self._see(index, update)
                     for chunk in self._writer.chunks(index, update):
                         await events.send(chunk)
         except Exception as error:
@@ -169,7 +176,7 @@ class EventStream:
 
 def event(chunk: Json) -> bytes:
     """Return a chunk as an event. Only ASCII: some clients take more than CR and LF for the end of a line."""
-    return b"data: " + json.dumps(chunk, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
+    return b"data: " + json_bytes(chunk) + b"\n\n"
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.serving.json_response import AsciiJSONResponse
 from nanochat_core.inference.requests import EngineBusy, EngineFailed
 
 logger = logging.getLogger("nanochat.serving")
@@ -38,8 +38,8 @@ class ApiError(Exception):
         """Return the JSON object."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, headers=self.headers)
+    def response(self) -> AsciiJSONResponse:
+        return AsciiJSONResponse(self.body(), self.status, headers=self.headers)
 
     async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the error, from outside of the application's handlers."""
@@ -104,6 +104,8 @@ def describe(problem: Mapping[str, Any]) -> tuple[str, str | None]:
     """
     place = ""
     for part in problem["loc"][1:]:
+        if str(part).startswith("<"):  # the form of a value that may have several (schemas.py)
+            continue
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
     if problem["type"] == "json_invalid":
         return f"The body is no JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}.", None
@@ -112,7 +114,7 @@ def describe(problem: Mapping[str, Any]) -> tuple[str, str | None]:
     return f"{place}: {problem['msg']}", place
 
 
-async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+async def on_validation_error(request: Request, error: Exception) -> AsciiJSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [describe(problem) for problem in error.errors()]
     shown = [message for message, _ in problems[:MAX_PROBLEMS]]
@@ -121,7 +123,7 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
     return invalid(message, problems[0][1]).response()
 
 
-async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+async def on_http_error(request: Request, error: Exception) -> AsciiJSONResponse:
     """The framework's own errors: unknown routes, methods that a route does not have, files that are not there."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
@@ -133,12 +135,12 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     return ApiError(error.status_code, message, code=code, headers=error.headers).response()
 
 
-async def on_api_error(request: Request, error: Exception) -> JSONResponse:
+async def on_api_error(request: Request, error: Exception) -> AsciiJSONResponse:
     assert isinstance(error, ApiError)
     return error.response()
 
 
-async def on_bug(request: Request, error: Exception) -> JSONResponse:
+async def on_bug(request: Request, error: Exception) -> AsciiJSONResponse:
     """A mistake of ours: the log has its traceback, the client nothing but the fact."""
     return mistake().response()
 

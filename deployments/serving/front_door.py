@@ -33,6 +33,12 @@ def asked_host(scope: Scope) -> str:
         return ""
 
 
+def head_bytes(scope: Scope) -> int:
+    """Return about how long a request's head is. (The parser stops long ones that do not come at once.)"""
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return headers + len(scope.get("raw_path", b"")) + len(scope["query_string"])
+
+
 class FrontDoor:
     """Refuses requests for other hosts, and those that come while the model loads or the server drains."""
 
@@ -40,13 +46,16 @@ class FrontDoor:
         self._app, self._state, self._hosts = app, state, allowed_hosts(state.spec)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 403 or 503."""
+        """Pass a request on, or answer 403, 431 or 503."""
         if refusal := self._refusal(scope):
             await refusal.send(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
+        if head_bytes(scope) > self._state.spec.limits.header_bytes:
+            message = f"The request's head has more than {self._state.spec.limits.header_bytes} bytes."
+            return ApiError(431, message, code="headers_too_large")
         if ANY not in self._hosts and asked_host(scope) not in self._hosts:
             return ApiError(403, "This server is not asked by that name (see allowed_hosts).", code="host_not_allowed")
         if not route_path(scope).startswith(NEED_THE_MODEL):

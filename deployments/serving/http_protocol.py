@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol with what an open port needs besides: patience that ends, and errors as OpenAI spells them.
 
-Every second each connection is looked at: one that takes too long to send a request's head, or to take what it asked
+Now and then each connection is looked at: one that takes too long to send a request's head, or to take what it asked
 for, is cut off. (How long a body may take is `request_body.py`'s business.)
 """
 
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from deployments.serving.errors import ApiError, unavailable
 from nanochat_core.serve_spec import RequestLimits, ServeSpec
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # between two looks at a connection, or a quarter of the shortest patience
 LINGER_SECONDS = 10.0  # that a client may go on sending a body that was refused
 
 
@@ -36,6 +36,7 @@ class GuardedProtocol(H11Protocol):
     _head_since: float | None = None
     _stuck_since: float | None = None
     _over_since: float | None = None
+    _is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -46,6 +47,8 @@ class GuardedProtocol(H11Protocol):
             self.app = refuse
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:  # read on: closing with something unread would take our answer out of the client's hands
+            return
         if self._head_since is None and self.conn.their_state is h11.IDLE:
             self._head_since = time.monotonic()
         super().data_received(data)
@@ -77,7 +80,7 @@ class GuardedProtocol(H11Protocol):
     def _is_over(self) -> bool:
         """Tell whether all is said, but the client still sends a body, or has not taken the end."""
         is_sending = self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
-        return is_sending or (self.transport.is_closing() and self._stuck_since is None)
+        return is_sending or self._is_refused or (self.transport.is_closing() and self._stuck_since is None)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; uvicorn calls this where h11 has raised."""
@@ -91,7 +94,7 @@ class GuardedProtocol(H11Protocol):
             self._refuse(400, f"This is no valid HTTP request: {error or msg}.", "invalid_http")
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Say what is wrong, if nothing was said yet, and close."""
+        """Say what is wrong, if nothing was said yet, and nothing more after that."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             body = json.dumps(ApiError(status, message, code=code).body()).encode()
             headers = [
@@ -109,7 +112,11 @@ class GuardedProtocol(H11Protocol):
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
-        self.transport.close()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self._is_refused = True
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
 
 def protocol_class(spec: ServeSpec) -> type[GuardedProtocol]:
@@ -117,10 +124,11 @@ def protocol_class(spec: ServeSpec) -> type[GuardedProtocol]:
     return type("ServingProtocol", (GuardedProtocol,), {"limits": spec.limits, "max_connections": spec.max_connections})
 
 
-async def look_after(connections: "set[Any]") -> None:
+async def look_after(connections: "set[Any]", limits: RequestLimits) -> None:
     """Look at all connections, again and again."""
+    pause = min(LOOK_SECONDS, limits.header_seconds / 4, limits.send_seconds / 4)
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(pause)
         now = time.monotonic()
         for connection in list(connections):
             connection.look(now)

@@ -15,11 +15,12 @@ PROBLEMS = {
     413: "The request is too large.",
     415: "The body is not JSON.",
     429: "This client asks too often: wait as Retry-After says.",
+    431: "The request's head is too large.",
     500: "The model or the server failed.",
     503: "Busy, loading or stopping: wait as Retry-After says.",
 }
-OF_ANY_GET = (400, 401, 403, 408, 413, 429, 503)
-OF_ANY_POST = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
+OF_ANY_GET = (400, 401, 403, 408, 413, 429, 431, 503)
+OF_ANY_POST = (400, 401, 403, 404, 408, 413, 415, 429, 431, 500, 503)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag
 
 from deployments.serving.errors import unsupported
 
@@ -12,13 +12,57 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def well_formed(text: str) -> str:
+    """Let only text pass that can be written as UTF-8: JSON can spell half a character (a lone surrogate)."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the text has half a character (a lone surrogate)") from None
+    return text
+
+
 Integer = Annotated[int, Strict(), BeforeValidator(whole)]
 Number = Annotated[float, Strict()]
-Text = Annotated[str, Strict()]
+Text = Annotated[str, Strict(), AfterValidator(well_formed)]
 Flag = Annotated[bool, Strict()]
-TokenIds = Annotated[list[Annotated[Integer, Field(ge=0, lt=2**31)]], Field(min_length=1)]
-Stop = Text | Annotated[list[Text], Field(max_length=16)]
+TokenId = Annotated[Integer, Field(ge=0, lt=2**31)]
 Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
+
+
+# What may have several forms is told by its own look, so that a mistake is reported of the form that was meant. Names
+# of forms stand in angle brackets: `errors.describe` leaves them out of the place of a mistake.
+
+
+def text_or_list(value: Any) -> str:
+    return "<list>" if isinstance(value, list) else "<text>"
+
+
+def prompt_form(value: Any) -> str:
+    """Return the form of a prompt: text, ids, or several of either.
+
+    >>> [prompt_form(value) for value in ("a", ["a"], [1], [[1]], [])]
+    ['<text>', '<texts>', '<ids>', '<lists of ids>', '<ids>']
+    """
+    if not isinstance(value, list):
+        return "<text>"
+    if value and isinstance(value[0], str):
+        return "<texts>"
+    return "<lists of ids>" if value and isinstance(value[0], list) else "<ids>"
+
+
+Ids = Annotated[list[TokenId], Field(min_length=1)]
+Stop = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[list[Text], Field(max_length=16), Tag("<list>")],
+    Discriminator(text_or_list),
+]
+Prompt = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[list[Text], Field(min_length=1), Tag("<texts>")]
+    | Annotated[Ids, Tag("<ids>")]
+    | Annotated[list[Ids], Field(min_length=1), Tag("<lists of ids>")],
+    Discriminator(prompt_form),
+]
 
 
 class Body(BaseModel):
@@ -71,7 +115,10 @@ class ContentPart(Body):
     text: Text
 
 
-Content = Text | Annotated[list[ContentPart], Field(min_length=1)]
+Content = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[list[ContentPart], Field(min_length=1), Tag("<list>")],
+    Discriminator(text_or_list),
+]
 
 
 class Message(Body):
@@ -108,9 +155,7 @@ class ChatRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """A text, or several, to go on with."""
 
-    prompt: (
-        Text | Annotated[list[Text], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
-    ) = Field(description="text, token ids, or a list of either")
+    prompt: Prompt = Field(description="text, token ids, or a list of either")
     add_special_tokens: Flag = Field(
         True, description="let BOS go before a text, as in training (it is not echoed); ids are taken as they are"
     )
@@ -137,7 +182,7 @@ class DetokenizeRequest(Body):
     """Token ids to make text of."""
 
     model: Text | None = None
-    tokens: list[Annotated[Integer, Field(ge=0, lt=2**31)]]
+    tokens: list[TokenId]
 
 
 def check_supported(body: ChatRequest) -> None:

@@ -141,7 +141,7 @@ class Server:
 
     async def _serve(self, server: QuietServer) -> int:
         """Wait for the end, whatever brings it; then drain."""
-        watch = asyncio.create_task(look_after(server.server_state.connections))
+        watch = asyncio.create_task(look_after(server.server_state.connections, self.spec.limits))
         try:
             while not self._stop.is_set() and self.state.failure is None:
                 with contextlib.suppress(TimeoutError):

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from deployments.serving import response_schemas
 from deployments.serving.errors import unavailable
-from deployments.serving.responses import looked_up, problems
+from deployments.serving.responses import OF_ANY_GET, looked_up, problems
 from deployments.serving.serving_dependency import Serving
 from deployments.serving.state import ServerState
 
@@ -63,7 +63,7 @@ async def version() -> response_schemas.Version:
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {}}, "description": "The numbers."},
-        **problems(400, 401, 403, 408, 413, 429, 503),
+        **problems(*OF_ANY_GET),
     },
 )
 async def metrics(state: Serving) -> Response:
