@@ -23,7 +23,7 @@ def random_model(seed: int = 0, n_kv_head: int = 2, arch: Arch = "classic") -> G
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.any():
+            if not parameter.any() or parameter is model.lm_head.weight:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model
 
