@@ -5,10 +5,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1280, 800
@@ -24,16 +25,34 @@ def find_chromium() -> str | None:
 @contextmanager
 def new_tab(executable: str, *, allowed: set[str]) -> Iterator[Page]:
     """Yield a page of a browser that has never been here. A request to a host outside `allowed` fails and raises."""
-    strangers: set[str] = set()
+    with new_browser(executable) as browser, visitor(browser, allowed=allowed) as page:
+        yield page
+
+
+@contextmanager
+def new_browser(executable: str) -> Iterator[Browser]:
+    """Yield a browser for several visitors."""
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=executable, args=sandbox)
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.set_default_timeout(PATIENCE_MILLISECONDS)
         expect.set_options(timeout=PATIENCE_MILLISECONDS)
-        page.on("request", lambda request: strangers.update(hosts(request.url) - allowed))
-        yield page
+        yield browser
         browser.close()
+
+
+@contextmanager
+def visitor(browser: Browser, *, allowed: set[str], **options: Any) -> Iterator[Page]:
+    """Yield a page of somebody who has never been here; `options` are those of Playwright's contexts.
+
+    A request to a host outside `allowed` fails and raises.
+    """
+    strangers: set[str] = set()
+    context = browser.new_context(**{"viewport": {"width": WIDTH, "height": HEIGHT}} | options)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MILLISECONDS)
+    context.on("request", lambda request: strangers.update(hosts(request.url) - allowed))
+    yield page
+    context.close()
     assert not strangers, f"the pages asked {sorted(strangers)}: nothing of a run may leave the machine"
 
 

@@ -47,7 +47,7 @@ function valuesIn(text) {
     return text.split("\n").flatMap((line, index) => (line.trim() ? [parsedLine(line, index + 1)] : []));
   }
   if (value?.format === FORMAT && Array.isArray(value.conversations)) return value.conversations;
-  const isList = Array.isArray(value) && !value.every((entry) => typeof entry?.role === "string");
+  const isList = Array.isArray(value) && typeof value[0]?.role !== "string"; // else it is a list of messages
   return isList ? value : [value];
 }
 
@@ -66,8 +66,8 @@ function fromMessages(value) {
   for (const [index, { role, content }] of messages.entries()) {
     if (role === "system" && index === 0 && typeof content === "string") conversation.system = content;
     else if (role === "user" && typeof content === "string") addQuestion(conversation, content, conversation.head);
-    else if (role === "assistant") Object.assign(addAnswer(conversation, conversation.head), { parts: partsOf(content), state: "done" });
-    else throw new Error(`message ${index + 1} (${role}) is not one that a chat can hold`);
+    else if (role === "assistant" && conversation.messages[conversation.head]?.role === "user") Object.assign(addAnswer(conversation, conversation.head), { parts: partsOf(content), state: "done" });
+    else throw new Error(`message ${index + 1} (${role}) cannot stand there in a chat`);
   }
   return conversation;
 }
@@ -88,6 +88,7 @@ function checkedTree(value) {
   for (const [id, message] of Object.entries(value.messages)) {
     if (message?.parent !== null && !ids.has(message?.parent)) throw new Error(`message ${id} follows one that is missing`);
     const fields = { ...checkedMessage(message, id), id: ids.get(id), parent: ids.get(message.parent) ?? null };
+    if (fields.role === "assistant" && value.messages[message.parent]?.role !== "user") throw new Error(`message ${id} answers no question`);
     conversation.messages[fields.id] = fields;
   }
   conversation.head = ids.get(value.head) ?? null;
@@ -96,11 +97,25 @@ function checkedTree(value) {
   return conversation;
 }
 
+/** Return what is known of a message, each field of its type: a file may hold anything. */
 function checkedMessage(message, id) {
-  if (message.role === "user" && typeof message.text === "string") return { ...message, created: Number(message.created) || 0 };
+  const created = Number(message.created) || 0;
+  if (message.role === "user" && typeof message.text === "string") return { role: "user", created, text: message.text };
   if (message.role !== "assistant") throw new Error(`message ${id} has the role ${message.role}`);
   const state = STATES.includes(message.state) ? message.state : "stopped";
-  return { ...message, parts: partsOf(message.parts), state, created: Number(message.created) || 0 };
+  const answer = { role: "assistant", created, parts: partsOf(message.parts), state };
+  for (const name of ["model", "finish"]) if (typeof message[name] === "string") answer[name] = message[name];
+  for (const name of ["dropped", "pieces", "carried"]) if (Number.isFinite(message[name])) answer[name] = message[name];
+  if (["prompt", "cached", "completion"].every((name) => Number.isFinite(message.usage?.[name]))) answer.usage = message.usage;
+  if (["started", "first", "last"].every((name) => Number.isFinite(message.timing?.[name]))) answer.timing = message.timing;
+  if (Object.values(message.sampling ?? {}).every((value) => typeof value !== "object")) answer.sampling = { ...message.sampling };
+  if (Array.isArray(message.tokens) && message.tokens.every(isToken)) answer.tokens = message.tokens;
+  return answer;
+}
+
+function isToken(token) {
+  const isScored = (entry) => typeof entry?.text === "string" && (entry.logprob === null || Number.isFinite(entry.logprob));
+  return isScored(token) && PART_TYPES.includes(token.type) && Array.isArray(token.alternatives) && token.alternatives.every((entry) => isScored(entry) && entry.logprob !== null);
 }
 
 function rejectCircles({ messages }) {
