@@ -101,10 +101,13 @@ class LiveNode:
         return self.command("down")
 
     def start(self, deployment: str, spec: PipelineSpec) -> UUID:
-        """Start a run of a deployment, as the form in the UI does."""
+        """Start a run of a deployment whose form is a pipeline's, as the form in the UI does."""
+        return self.run_deployment(deployment, {"spec": spec.model_dump(mode="json")})
+
+    def run_deployment(self, deployment: str, parameters: dict[str, Any]) -> UUID:
+        """Start a run of a deployment with these parameters."""
         with self.client as client:
             found = client.read_deployment_by_name(deployment)
-            parameters = {"spec": spec.model_dump(mode="json")}
             return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
     def retry(self, run_id: UUID) -> None:
