@@ -33,7 +33,9 @@ def documented(model: type[BaseModel], *, is_streamed: bool = False) -> dict[int
     answer: dict[str, Any] = {"model": model, "description": "The answer."}
     if is_streamed:
         answer["description"] = "The answer; with stream: true as server-sent events that end with [DONE]."
-        answer["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        data = {"type": "string", "description": "a chunk as JSON, an error as JSON, or [DONE]"}
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        answer["content"] = {"text/event-stream": {"schema": event}}
     return {200: answer, **problems(*OF_ANY_POST)}
 
 

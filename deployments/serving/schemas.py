@@ -22,12 +22,20 @@ def well_formed(text: str) -> str:
     return text
 
 
-Integer = Annotated[int, Strict(), BeforeValidator(whole)]
+def integer(least: int, limit: int = 2**31) -> Any:
+    """Return the type of integers from `least` to below `limit`."""
+    return Annotated[int, Strict(), Field(ge=least, lt=limit), BeforeValidator(whole)]
+
+
 Number = Annotated[float, Strict()]
 Text = Annotated[str, Strict(), AfterValidator(well_formed)]
 Flag = Annotated[bool, Strict()]
-TokenId = Annotated[Integer, Field(ge=0, lt=2**31)]
-Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
+TokenId = integer(0)
+Count = integer(1)
+CountFromZero = integer(0)
+TopK = integer(-1)
+Alternatives = integer(0, 21)
+Seed = integer(-(2**63), 2**63)
 
 
 # What may have several forms is told by its own look, so that a mistake is reported of the form that was meant. Names
@@ -83,11 +91,11 @@ class SamplingFields(Body):
     model: Text | None = Field(None, description="the model's name, as /v1/models says it; empty: the one there is")
     temperature: Number | None = Field(None, ge=0, le=2, description="0: always the likeliest token")
     top_p: Number | None = Field(None, gt=0, le=1, description="sample among tokens that have this share together")
-    top_k: Integer | None = Field(None, ge=-1, lt=2**31, description="sample among the likeliest k; -1 and 0: all")
+    top_k: TopK | None = Field(None, description="sample among the likeliest k; -1 and 0: all")
     min_p: Number | None = Field(None, ge=0, le=1, description="leave out what is less likely than this share")
-    n: Integer | None = Field(None, ge=1, lt=2**31, description="answers to each prompt")
+    n: Count | None = Field(None, description="answers to each prompt")
     stop: Stop | None = Field(None, description="texts that end the answer and are no part of it")
-    stop_token_ids: list[Integer] | None = Field(None, max_length=64, description="tokens that end the answer")
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=64, description="tokens that end the answer")
     seed: Seed | None = Field(None, description="equal seeds give equal answers")
     frequency_penalty: Number | None = Field(None, ge=-2, le=2, description="against tokens that came often")
     presence_penalty: Number | None = Field(None, ge=-2, le=2, description="against tokens that came")
@@ -138,10 +146,10 @@ class ChatRequest(SamplingFields):
     messages: list[Message] = Field(
         min_length=1, description="the chat so far; a last assistant's message is continued"
     )
-    max_tokens: Integer | None = Field(None, ge=1, lt=2**31, description="tokens of the answer at most")
-    max_completion_tokens: Integer | None = Field(None, ge=1, lt=2**31, description="the same by its newer name")
+    max_tokens: Count | None = Field(None, description="tokens of the answer at most")
+    max_completion_tokens: Count | None = Field(None, description="the same by its newer name")
     logprobs: Flag | None = Field(None, description="report each token's log-probability")
-    top_logprobs: Integer | None = Field(None, ge=0, le=20, description="and so many of the likeliest beside it")
+    top_logprobs: Alternatives | None = Field(None, description="and so many of the likeliest beside it")
     use_tools: Flag | None = Field(None, description="let the model call its tool; default: yes")
     tools: list[Any] | None = Field(None, description="not supported")
     tool_choice: Any = Field(None, description="not supported, but for none and auto")
@@ -159,10 +167,10 @@ class CompletionRequest(SamplingFields):
     add_special_tokens: Flag = Field(
         True, description="let BOS go before a text, as in training (it is not echoed); ids are taken as they are"
     )
-    max_tokens: Integer | None = Field(None, ge=0, lt=2**31, description="tokens of the answer at most; default: 16")
-    logprobs: Integer | None = Field(None, ge=0, le=20, description="report log-probabilities, and so many likeliest")
+    max_tokens: CountFromZero | None = Field(None, description="tokens of the answer at most; default: 16")
+    logprobs: Alternatives | None = Field(None, description="report log-probabilities, and so many likeliest")
     echo: Flag | None = Field(None, description="begin the answer with the prompt, with its log-probabilities too")
-    best_of: Integer | None = Field(None, ge=1, lt=2**31, description="not supported, but for the value of n")
+    best_of: Count | None = Field(None, description="not supported, but for the value of n")
     suffix: Text | None = Field(None, description="not supported")
     use_tools: Flag | None = Field(None, description="let the model call its tool; default: no")
 

@@ -1,0 +1,115 @@
+"""The OpenAPI document: requests made from it, good and bad, get what it promises, and never a mistake of the server."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.fake_engine import FakeEngine
+from tests.live_server import LiveServer, running_server
+
+EXAMPLES = 8
+SLOW_EXAMPLES = 100
+OPERATIONS = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/tokenizer_info"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/version"),
+    ("GET", "/metrics"),
+    ("GET", "/nanochat/info"),
+]
+# What fits the document may still ask for too much, or for what OpenAI's API has and this server has not.
+TOO_STRICT = positive_data_acceptance
+
+
+@pytest.fixture(scope="module")
+def open_server() -> Iterator[LiveServer]:
+    with running_server(FakeEngine(answer=lambda request: "yes")) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def document(open_server: LiveServer) -> Any:
+    return schemathesis.openapi.from_url(f"{open_server.url}/openapi.json")
+
+
+def test_the_document_has_every_endpoint_and_no_status_of_the_framework(open_server: LiveServer) -> None:
+    document = httpx.get(f"{open_server.url}/openapi.json").json()
+    found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert found == set(OPERATIONS)
+    statuses = {
+        status for methods in document["paths"].values() for one in methods.values() for status in one["responses"]
+    }
+    assert "422" not in statuses and {"200", "400", "401", "404", "413", "429", "500", "503"} <= statuses
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    fields = document["components"]["schemas"]["ChatRequest"]["properties"]
+    assert {"top_k", "min_p", "ignore_eos", "use_tools"} <= set(fields)
+    assert all(field.get("description") for field in fields.values())
+
+
+def test_the_page_about_the_api_asks_for_nothing_from_elsewhere(open_server: LiveServer) -> None:
+    page = httpx.get(f"{open_server.url}/docs").text
+    for _, path in OPERATIONS:
+        assert f"{path}</code>" in page
+    assert "<script" not in page and "http://" not in page and "https://" not in page and "nanochat_parts" not in page
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_what_is_made_from_the_document_is_answered_as_it_says(
+    document: Any, method: str, path: str, mode: GenerationMode
+) -> None:
+    operation = document[path][method]
+    if mode is GenerationMode.NEGATIVE and method == "GET" and "{" not in path:
+        return  # there is nothing in it to get wrong
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES, phases=[Phase.generate], deadline=None, database=None, suppress_health_check=HealthCheck
+    )
+    def check(case: Any) -> None:
+        case.call_and_validate(excluded_checks=[TOO_STRICT], timeout=60)
+
+    check()
+
+
+@pytest.mark.slow
+def test_thousands_of_requests_from_the_document(open_server: LiveServer, tmp_path: Path) -> None:
+    command = shutil.which("schemathesis", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert command
+    done = subprocess.run(
+        [
+            *(
+                command,
+                "run",
+                f"{open_server.url}/openapi.json",
+                "--checks",
+                "all",
+                "--exclude-checks",
+                TOO_STRICT.__name__,
+            ),
+            *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(SLOW_EXAMPLES)),
+            *("--continue-on-failure", "--warnings", "off", "--request-timeout", "60"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
