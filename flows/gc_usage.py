@@ -143,8 +143,7 @@ def running(root: Path) -> frozenset[str]:
 
 def served(base: Path) -> frozenset[str]:
     """Return the models that are served right now, with their tokenizers: a restarted server reads them again."""
-    servers = serving_record.living(base).values()
-    return frozenset(name_of(folder) for one in servers for folder in (one.model_folder, one.tokenizer_folder))
+    return frozenset(map(name_of, serving_record.served_folders(base)))
 
 
 def registered(base: Path) -> tuple[dict[str, list[str]], str | None]:

@@ -33,10 +33,12 @@ class Thresholds(Spec):
         5.0,
         ge=0,
         le=100,
-        description="points (of 100) that a task, and the mean of all, may lose: the interval's lower end may not lie "
-        "further below zero",
+        description="percentage points that a task, and the mean of all, may lose: the interval's lower end may not "
+        "lie further below zero",
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval of the paired difference")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="share of such intervals (two-sided) that hold the true difference"
+    )
     min_examples: int = Field(100, ge=2, description="examples that each task must have for its interval to count")
 
 

@@ -84,6 +84,23 @@ def living(base: Path) -> dict[Path, ServingRecord]:
     return found
 
 
+def served_folders(base: Path) -> Iterator[Path]:
+    """Yield the folders of the models that are served at this moment, and of their tokenizers.
+
+    Those of `nanochat serve` (flows/serve_command.py) count while the control socket of their port is there.
+    """
+    for record in living(base).values():
+        yield from (record.model_folder, record.tokenizer_folder)
+    folder = base / "serving"
+    ports = {path.stem for path in folder.glob("*.sock")}
+    for path in folder.glob("*.spec.json"):
+        name = path.name.removesuffix(".spec.json")
+        if name in ports or (name == "any" and ports):
+            with contextlib.suppress(ArtifactError, KeyError):
+                spec = artifacts.read_json(path)
+                yield from (Path(spec["model_folder"]), Path(spec["tokenizer_folder"]))
+
+
 def flow_runs(base: Path) -> frozenset[str]:
     """Return the ids of the flow runs that serve at this moment."""
     return frozenset(record.flow_run_id for record in living(base).values())

@@ -29,12 +29,16 @@ class WatchRules(Spec):
     ready_seconds: float = Field(900.0, gt=0, description="seconds in which the model must be loaded and answer")
     health_seconds: float = Field(10.0, gt=0, description="seconds between two looks at the server's health")
     timeout_seconds: float = Field(5.0, gt=0, description="seconds in which GET /health must be answered")
-    unhealthy_after: int = Field(3, ge=1, description="looks in a row that fail before the server is started again")
+    unhealthy_after: int = Field(
+        3, ge=1, description="times in a row that a look fails before the server is started again"
+    )
     restart_seconds: float = Field(
-        1.0, ge=0, description="pause before the first restart; twice as long before each further one"
+        1.0, ge=0, description="seconds before the first restart; twice as long before each further one"
     )
     restart_seconds_max: float = Field(60.0, ge=0, description="longest pause before a restart, in seconds")
-    max_failures: int = Field(5, ge=1, description="failures within the window that end the run")
+    max_failures: int = Field(
+        5, ge=1, description="times that the server may fail within the window; the last one ends the run"
+    )
     window_minutes: float = Field(10.0, gt=0, description="minutes for which a failure counts")
 
 
