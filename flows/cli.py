@@ -9,7 +9,8 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.table import Table
 
-from flows import environment, launch, plan_table, prefect_server
+from flows import environment, plan_table, prefect_server
+from flows.chat_command import chat
 from flows.data_cli import data
 from flows.field_changes import parse_changes
 from flows.promote_command import promote
@@ -332,23 +333,7 @@ def gc(
     console.print(f"Freed {gc_table.size(freed)}.")
 
 
-@app.command()
-@in_one_line
-def chat(
-    model: Annotated[
-        str | None, typer.Argument(help="base, mid, sft, rl, models:/NAME@alias, or a folder; default: the newest chat")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="ask this one thing, print the answer and end")] = None,
-) -> None:
-    """Talk with a trained model in the terminal."""
-    from flows.model_ref import check_weights, find_model
-
-    folders = find_model(model, paths.base_dir())
-    check_weights(folders)
-    arguments = [str(folders.model), str(folders.tokenizer)]
-    launch.become("nanochat_core.inference.chat_cli", [*arguments, *(["--prompt", prompt] if prompt else [])])
-
-
+app.command("chat")(chat)
 app.command("promote")(promote)
 app.command("serve")(serve)
 
