@@ -12,6 +12,7 @@ from rich.table import Table
 from flows import environment, plan_table, prefect_server
 from flows.chat_command import chat
 from flows.data_cli import data
+from flows.export_command import export, import_model
 from flows.field_changes import parse_changes
 from flows.promote_command import promote
 from flows.serve_command import serve
@@ -334,6 +335,8 @@ def gc(
 
 
 app.command("chat")(chat)
+app.command("export")(export)
+app.command("import")(import_model)
 app.command("promote")(promote)
 app.command("serve")(serve)
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -321,10 +321,16 @@ def send(guard: "subprocess.Popen[bytes]", word: bytes) -> None:
     guard.stdin.flush()
 
 
-def become(module: str, arguments: Sequence[str]) -> None:
+def become(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
     """Replace this process by `python -m module arguments`, which then owns the terminal. Does not return."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], os.environ | dict(environment or {}))
+
+
+def call(module: str, arguments: Sequence[str]) -> int:
+    """Run `python -m module arguments` in this terminal to its end; return its exit code."""
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, "-m", module, *arguments]).returncode
 
 
 def ask_nvidia(*fields: str) -> list[list[str]]:
