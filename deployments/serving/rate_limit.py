@@ -67,9 +67,19 @@ class Clients:
         self._clients.move_to_end(name)
         gained = (now - client.seen) * (self._limits.requests_per_minute or 0) / 60
         client.tokens, client.seen = min(float(self._limits.burst), client.tokens + gained), now
-        while len(self._clients) > MAX_CLIENTS:
-            self._clients.popitem(last=False)
+        if len(self._clients) > MAX_CLIENTS:
+            self._forget_one()
         return client
+
+    def _forget_one(self) -> None:
+        """Forget the client that was silent longest; who waits for an answer counts as heard of now."""
+        name, client = self._clients.popitem(last=False)
+        if client.running:
+            self._clients[name] = client
+
+    def __len__(self) -> int:
+        """Return how many clients are remembered."""
+        return len(self._clients)
 
 
 class RateLimit:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: requests made from it, good and bad, get what it promises, and never a mistake of the server."""
+"""The OpenAPI document: requests made from it, good and bad, get what it promises, and never a bug of the server."""
 
 import os
 import shutil
@@ -70,14 +70,15 @@ def test_the_page_about_the_api_asks_for_nothing_from_elsewhere(open_server: Liv
     assert "<script" not in page and "http://" not in page and "https://" not in page and "nanochat_parts" not in page
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    ("mode", "method", "path"),
+    [(GenerationMode.POSITIVE, *operation) for operation in OPERATIONS]
+    + [(GenerationMode.NEGATIVE, *operation) for operation in OPERATIONS if operation[0] == "POST"],
+)
 def test_what_is_made_from_the_document_is_answered_as_it_says(
-    document: Any, method: str, path: str, mode: GenerationMode
+    document: Any, mode: GenerationMode, method: str, path: str
 ) -> None:
     operation = document[path][method]
-    if mode is GenerationMode.NEGATIVE and method == "GET" and "{" not in path:
-        return  # there is nothing in it to get wrong
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
