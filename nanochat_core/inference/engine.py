@@ -13,12 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from nanochat_core.inference.forward import capped
 from nanochat_core.inference.interface import Completion
 from nanochat_core.inference.kv_memory import PAGE_TOKENS
 from nanochat_core.inference.requests import EngineFailed, EngineStats, Request, Sampling, ScoredToken, Update
 from nanochat_core.inference.row import Row
-from nanochat_core.inference.runner import Chunk, Runner, capped
-from nanochat_core.inference.sampling import choose
+from nanochat_core.inference.runner import Chunk, Runner
+from nanochat_core.inference.sampling import choose, likeliest
 from nanochat_core.inference.scheduler import Scheduler, Work
 from nanochat_core.inference.text_stream import Vocabulary
 from nanochat_core.inference.tool_use import Tool
@@ -233,10 +234,10 @@ class Engine:
         rows = [row for row, _ in places]
         is_all = len(rows) == len(hidden)
         raw = self.runner.raw_logits(hidden if is_all else hidden[[place for _, place in places]])
-        best, greedy = raw.max(dim=-1)
-        is_sound = [not math.isnan(value) for value in best.tolist()]
+        greedy, best = likeliest(raw)
+        is_sound = [not math.isnan(value) for value in best]
         if all(row.is_plainly_greedy for row in rows):
-            scored = [ScoredToken(token) for token in greedy.tolist()]
+            scored = [ScoredToken(token) for token in greedy]
         else:
             scored = self._draw(capped(raw), rows)
         events = []

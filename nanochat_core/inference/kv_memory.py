@@ -89,7 +89,8 @@ class KVMemory:
 
     def __init__(self, shape: KVShape, slots: int, device: torch.device) -> None:
         self.shape, self.slots, self.device = shape, slots, device
-        sizes = (slots, shape.heads, shape.capacity, shape.head_size)
+        self.spare_slot = slots  # one more, which nobody reads: where a recorded pass writes what it has no row for
+        sizes = (slots + 1, shape.heads, shape.capacity, shape.head_size)
         self._regions = [
             (_Region(sizes, shape.dtype, device), _Region(sizes, shape.dtype, device)) for _ in shape.windows
         ]

@@ -1,24 +1,23 @@
-"""The forward pass of decoding: the new tokens of many rows side by side, each row at its own position.
+"""From rows with new tokens to one forward pass: positions, masks, and which rows attend in one call.
 
-All products run over the tokens of all rows at once; only attention looks at rows. Rows that decode (one new token) and
-lie in neighbouring slots attend in one call, as long as what is read in vain costs less than another call.
-
-N new tokens, C width, H query heads, K key/value heads, G = H/K, D head size, S keys, V vocabulary.
+Rows that decode (one new token) and lie in neighbouring slots attend together, as long as what is read in vain costs
+less than another call. On CUDA a step in which all rows decode is a recorded graph (`decode_graphs.py`).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from nanochat_core.inference.decode_graphs import DecodeGraphs, Decoding
+from nanochat_core.inference.forward import Batch, Segment, forward
 from nanochat_core.inference.kv_memory import KVMemory, KVShape
-from nanochat_core.inference.weights import FewBits, LayerWeights, convert, weights_version
+from nanochat_core.inference.weights import FewBits, convert, weights_version
 from nanochat_core.model.accounting import kv_width
 from nanochat_core.model.blocks import rope_base
-from nanochat_core.model.gpt import GPT, LOGIT_CAP, VALUE_GATE_GAIN, rms_norm, rotary_tables
+from nanochat_core.model.gpt import GPT, rotary_tables
 
 WASTED_BYTES = 400_000  # reading so many takes as long as one more call of the attention
 
@@ -34,137 +33,62 @@ class Chunk:
     wanted: Sequence[int] = ()
 
 
-@dataclass
-class Segment:
-    """Rows that attend in one call: `rows` of the new tokens, to the keys of `slots` from `first` to `end`.
-
-    `masks`: for each window the first key read, and what is added to the scores (rows, 1, queries, S) or None.
-    """
-
-    rows: slice
-    slots: slice
-    is_causal: bool = False
-    masks: dict[int | None, tuple[int, int, Tensor | None]] = field(default_factory=dict)
-
-
 class Runner:
     """A model's weights and the memory of its rows on one device."""
 
     def __init__(self, model: GPT, *, slots: int, capacity: int, few_bits: FewBits | None = None) -> None:
         spec, self._few_bits = model.spec, few_bits
-        self.weights = weights = convert(model, model.compute_dtype, few_bits)
-        self.device, self.dtype = weights.device, weights.dtype
-        self.heads, self.kv_heads = spec.n_head, spec.n_kv_head
-        self.head_size = kv_width(spec) // spec.n_kv_head
-        windows = tuple(layer.window for layer in weights.layers)
-        shape = KVShape(windows, self.kv_heads, self.head_size, capacity, self.dtype)
+        self.weights = convert(model, model.compute_dtype, few_bits)
+        self.device, self.dtype = self.weights.device, self.weights.dtype
+        windows = tuple(layer.window for layer in self.weights.layers)
+        head_size = kv_width(spec) // spec.n_kv_head
+        shape = KVShape(windows, spec.n_kv_head, head_size, capacity, self.dtype)
         self.memory = KVMemory(shape, slots, self.device)
-        base = rope_base(spec, model.blocks_set)
-        cos, sin = rotary_tables(capacity, self.head_size, base, self.device)
+        self._groups, self._windows = spec.n_head // spec.n_kv_head, set(windows)
+        cos, sin = rotary_tables(capacity, head_size, rope_base(spec, model.blocks_set), self.device)
         self._turns = torch.complex(cos, -sin)  # (S, D/2)
-        self._windows = set(windows)
+        self._graphs = DecodeGraphs(self.weights, self.memory, self._turns) if self.device.type == "cuda" else None
 
     def follow(self, model: GPT) -> bool:
         """Take the model's present weights; tell whether they have changed, and old keys are worth nothing."""
         if self.weights.version == weights_version(model):
             return False
         self.weights = convert(model, self.dtype, self._few_bits)
+        if self._graphs is not None:
+            self._graphs = DecodeGraphs(self.weights, self.memory, self._turns)
         return True
 
     def hidden(self, chunks: Sequence[Chunk]) -> Tensor:
         """Run the new tokens of all rows into the memory; return the normalised last states (wanted, C)."""
-        weights, memory = self.weights, self.memory
-        ids = torch.tensor([token for chunk in chunks for token in chunk.ids], device=self.device)
-        positions = self._positions(chunks)
-        places = memory.places(self._slots(chunks), positions)
-        segments = list(self._segments(chunks))
-        turns = self._turns[positions][:, None]  # (N, 1, D/2)
-        x = weights.table(ids)
-        if weights.smear_gate is not None:
-            x = self._smeared(x, chunks, weights.smear_gate)
-        first, middle = x, None
-        for number, layer in enumerate(weights.layers):
-            if layer.scale != 1.0 or layer.input_scale != 0.0:
-                x = torch.add(layer.scale * x, first, alpha=layer.input_scale)
-            x = x + self._attention(number, layer, rms_norm(x), ids, places, turns, segments)
-            hidden = layer.up(rms_norm(x))
-            x = x + layer.down(hidden.relu_().square_())
-            if number == len(weights.layers) // 2:
-                middle = x
-        wanted = self._wanted(chunks)
-        if weights.backout_scale != 0.0 and middle is not None:
-            x = torch.sub(x[wanted], middle[wanted], alpha=weights.backout_scale)
-        else:
-            x = x[wanted]
-        return rms_norm(x)
+        if self._graphs is not None and all(len(chunk.ids) == len(chunk.wanted) == 1 for chunk in chunks):
+            return self._graphs.decode(
+                [Decoding(chunk.slot, chunk.start, chunk.ids[0], chunk.before) for chunk in chunks]
+            )
+        return forward(self.weights, self.memory, self._batch(chunks))
 
     def raw_logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (…, V) before the soft cap, which changes no order, in float32."""
         return self.weights.head(hidden).float()
 
-    def _positions(self, chunks: Sequence[Chunk]) -> Tensor:
-        flat = [position for chunk in chunks for position in range(chunk.start, chunk.start + len(chunk.ids))]
-        return torch.tensor(flat, device=self.device)
-
-    def _slots(self, chunks: Sequence[Chunk]) -> Tensor:
-        return torch.tensor([chunk.slot for chunk in chunks for _ in chunk.ids], device=self.device)
-
-    def _wanted(self, chunks: Sequence[Chunk]) -> Tensor:
-        wanted, offset = [], 0
-        for chunk in chunks:
-            wanted += [offset + place for place in chunk.wanted]
-            offset += len(chunk.ids)
-        return torch.tensor(wanted, device=self.device, dtype=torch.int64)
-
-    def _smeared(self, x: Tensor, chunks: Sequence[Chunk], smear_gate: Tensor) -> Tensor:
-        """Return each embedding with a gated share of the one before it in its row."""
-        earlier = torch.roll(x, 1, 0) if len(x) > len(chunks) else torch.empty_like(x)
-        heads, offset = [], 0
-        for chunk in chunks:
-            heads.append(offset)
-            offset += len(chunk.ids)
-        before = torch.tensor([max(0, chunk.before) for chunk in chunks], device=self.device)
-        known = torch.tensor([chunk.before >= 0 for chunk in chunks], device=self.device, dtype=x.dtype)
-        earlier[torch.tensor(heads, device=self.device)] = self.weights.table(before) * known[:, None]
-        gate = torch.sigmoid(x[:, : smear_gate.size(0)] @ smear_gate) * self.weights.smear_scale  # (N, 1)
-        return torch.addcmul(x, gate, earlier)
-
-    def _attention(
-        self,
-        number: int,
-        layer: LayerWeights,
-        x: Tensor,
-        ids: Tensor,
-        places: Tensor,
-        turns: Tensor,
-        segments: Sequence[Segment],
-    ) -> Tensor:
-        """Return what attention adds to the stream (N, C) for the normalised stream x (N, C)."""
-        count, rotated = x.size(0), self.heads + self.kv_heads
-        qkv = layer.qkv(x).view(count, -1, self.head_size)  # (N, H + 2K, D)
-        pairs = torch.view_as_complex(qkv[:, :rotated].float().reshape(count, rotated, -1, 2)) * turns
-        qk = rms_norm(torch.view_as_real(pairs).view(count, rotated, self.head_size).to(self.dtype))
-        q, k, v = qk[:, : self.heads], qk[:, self.heads :], qkv[:, rotated:]
-        if layer.value_table is not None and layer.value_gate is not None:
-            gate = torch.sigmoid(x[:, : layer.value_gate.size(0)] @ layer.value_gate) * VALUE_GATE_GAIN  # (N, K)
-            v = torch.addcmul(v, gate[..., None], layer.value_table(ids).view_as(v))
-        self.memory.write(number, places, k, v)
-        outputs = [self._attend(number, layer.window, q[segment.rows], segment) for segment in segments]
-        return layer.out((outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(count, -1))
-
-    def _attend(self, number: int, window: int | None, q: Tensor, segment: Segment) -> Tensor:
-        """Return the attention (n, H·D) of the queries (n, H, D) of a segment."""
-        first, end, mask = segment.masks[window]
-        keys = self.memory.keys[number][segment.slots, :, first:end]  # (rows, K, S, D)
-        values = self.memory.values[number][segment.slots, :, first:end]
-        rows, groups = keys.size(0), self.heads // self.kv_heads
-        queries = q.view(rows, -1, self.kv_heads, groups, self.head_size).permute(0, 2, 3, 1, 4)  # (rows, K, G, T, D)
-        queries = queries.reshape(rows, self.kv_heads, -1, self.head_size)  # the G heads of a key head as more queries
-        y = F.scaled_dot_product_attention(
-            queries, keys, values, mask, is_causal=segment.is_causal and mask is None, scale=self.weights.softmax_scale
+    def _batch(self, chunks: Sequence[Chunk]) -> Batch:
+        firsts = [0, *accumulate(len(chunk.ids) for chunk in chunks)]
+        count = firsts.pop()
+        positions = self._tensor([p for chunk in chunks for p in range(chunk.start, chunk.start + len(chunk.ids))])
+        slots = self._tensor([chunk.slot for chunk in chunks for _ in chunk.ids])
+        wanted = [first + place for first, chunk in zip(firsts, chunks, strict=True) for place in chunk.wanted]
+        return Batch(
+            ids=self._tensor([token for chunk in chunks for token in chunk.ids]),
+            places=self.memory.places(slots, positions),
+            turns=self._turns[positions][:, None],
+            segments=list(self._segments(chunks)),
+            first=None if count == len(chunks) else self._tensor(firsts),
+            before=self._tensor([max(0, chunk.before) for chunk in chunks]),
+            known=self._tensor([[float(chunk.before >= 0)] for chunk in chunks]).to(self.dtype),
+            wanted=None if len(wanted) == count else self._tensor(wanted),
         )
-        y = y.view(rows, self.kv_heads, groups, -1, self.head_size).permute(0, 3, 1, 2, 4)
-        return y.reshape(-1, self.heads * self.head_size)
+
+    def _tensor(self, values: Sequence[object]) -> Tensor:
+        return torch.tensor(values, device=self.device) if values else self._turns.new_zeros(0, dtype=torch.int64)
 
     def _segments(self, chunks: Sequence[Chunk]) -> Iterator[Segment]:
         """Yield what attends in one call each, in the order of the new tokens."""
@@ -190,40 +114,30 @@ class Runner:
         segment = Segment(rows, slice(group[0].slot, group[-1].slot + 1))
         shortest, longest = (f(chunk.start for chunk in group) for f in (min, max))
         for window in self._windows:
-            first = 0 if window is None else max(0, shortest - window)
-            mask = None
+            first, mask = 0 if window is None else max(0, shortest - window), None
             if shortest != longest:
-                last = torch.tensor([chunk.start for chunk in group], device=self.device)[:, None]
-                keys = torch.arange(first, longest + 1, device=self.device)
-                visible = keys <= last
-                if window is not None:
-                    visible &= keys >= last - window
-                mask = _additive(visible, self.dtype)[:, None, None]  # (rows, 1, 1, S)
+                last = self._tensor([[chunk.start] for chunk in group])
+                mask = additive_mask(last, torch.arange(first, longest + 1, device=self.device), window, self.dtype)
+                mask = mask[:, None, None]  # (rows, 1, 1, S)
             segment.masks[window] = (first, longest + 1, mask)
         return segment
 
     def _prefilling(self, chunk: Chunk, rows: slice) -> Segment:
-        count, start, groups = len(chunk.ids), chunk.start, self.heads // self.kv_heads
+        count, start, end = len(chunk.ids), chunk.start, chunk.start + len(chunk.ids)
         segment = Segment(rows, slice(chunk.slot, chunk.slot + 1), is_causal=True)
         for window in self._windows:
-            first = 0 if window is None else max(0, start - window)
-            end, mask = start + count, None
-            if start > 0 or groups > 1 or (window is not None and window < count):
+            first, mask = 0 if window is None else max(0, start - window), None
+            if start > 0 or self._groups > 1 or (window is not None and window < count):
                 queries = torch.arange(start, end, device=self.device)[:, None]
-                keys = torch.arange(first, end, device=self.device)
-                visible = keys <= queries
-                if window is not None:
-                    visible &= keys >= queries - window
-                mask = _additive(visible, self.dtype).repeat(groups, 1)[None, None]
+                mask = additive_mask(queries, torch.arange(first, end, device=self.device), window, self.dtype)
+                mask = mask.repeat(self._groups, 1)[None, None]  # (1, 1, G·T, S)
             segment.masks[window] = (first, end, mask)
         return segment
 
 
-def capped(raw: Tensor) -> Tensor:
-    """Return the soft-capped logits: 15·tanh(raw / 15)."""
-    return LOGIT_CAP * torch.tanh(raw / LOGIT_CAP)
-
-
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 0 where a key is visible and −inf elsewhere."""
+def additive_mask(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Return 0 where the query at a position (n, 1) sees the key at a position (S,), and −inf elsewhere: (n, S)."""
+    visible = keys <= queries
+    if window is not None:
+        visible &= keys >= queries - window
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))

@@ -51,7 +51,7 @@ def asked(draw: st.DrawFn) -> Asked:
         prompt_logprobs=draw(st.sampled_from([None, None, 1])),
         use_tools=False,
     )
-    leaves = draw(st.one_of(st.none(), st.none(), st.integers(0, 20)))
+    leaves = draw(st.one_of(st.none(), st.none(), st.integers(1, 20)))
     return Asked(Request(tuple(ids), sampling, draw(st.integers(1, 3))), draw(st.integers(0, 25)), leaves)
 
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nanochat_core.inference.runner import Chunk, Runner, capped
+from nanochat_core.inference.decode_graphs import DecodeGraphs, Decoding
+from nanochat_core.inference.forward import capped
+from nanochat_core.inference.runner import Chunk, Runner
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.init import init_weights
 from nanochat_core.specs import Arch, ModelSpec
@@ -80,6 +82,25 @@ def endless(pieces: list[int]) -> Iterator[int]:
 def test_keys_before_the_windows_are_given_back_and_not_missed() -> None:
     model = windowed_model()
     check(model, [300, 290, 40], endless([1, 64, 7, 1, 1, 30]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("arch", ["classic", "full"])
+def test_the_pass_that_a_gpu_records_gives_what_any_other_gives(arch: Arch) -> None:
+    model = random_model(arch=arch)
+    runner, graphs = (Runner(model, slots=6, capacity=320) for _ in range(2))
+    recorded = DecodeGraphs(graphs.weights, graphs.memory, graphs._turns)
+    lengths = {0: 270, 1: 3, 3: 90, 4: 0}
+    for each in (runner, graphs):
+        each.hidden([chunk(IDS[slot], slot, 0, length) for slot, length in lengths.items() if length])
+        each.hidden([chunk(IDS[5], 2, 0, 5)])  # a row that has no new token
+    for step in range(3):
+        rows = {slot: length + step for slot, length in lengths.items()}
+        expected = runner.hidden([chunk(IDS[slot], slot, start, 1) for slot, start in rows.items()])
+        new = [Decoding(slot, at, IDS[slot][at], IDS[slot][at - 1] if at else -1) for slot, at in rows.items()]
+        torch.testing.assert_close(recorded.decode(new), expected, rtol=1e-4, atol=2e-5)
+    for found, mine in zip(graphs.memory.keys, runner.memory.keys, strict=True):
+        torch.testing.assert_close(found[:6], mine[:6])
 
 
 @torch.inference_mode()

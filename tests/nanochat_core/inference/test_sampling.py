@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.inference.requests import Sampling
-from nanochat_core.inference.sampling import FIRST_CANDIDATES, Draw, choose, uniform_numbers
+from nanochat_core.inference.sampling import FEW, Draw, choose, uniform_numbers
 
 GRID = 2_000
 LOGITS = [0.5, 2.0, -1.0, 1.0]
@@ -74,8 +74,8 @@ def test_all_rules_together_are_those_of_the_book(
     assert likeliest in possible
 
 
-def test_where_top_p_needs_more_than_the_first_candidates_all_are_sorted() -> None:
-    size = 4 * FIRST_CANDIDATES
+def test_top_p_of_a_flat_distribution_keeps_its_share_of_all_tokens() -> None:
+    size = 4 * FEW
     flat = (torch.arange(size) * -1e-5).tolist()
     chosen = choose(torch.tensor([flat, flat]), [Draw(Sampling(temperature=1.0, top_p=0.9), u) for u in (0.5, 0.9999)])
     assert chosen[0] == pytest.approx(0.45 * size, abs=10) and chosen[1] == pytest.approx(0.9 * size, abs=10)

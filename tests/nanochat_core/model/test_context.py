@@ -12,7 +12,8 @@ from nanochat_core import checkpoint
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError
-from nanochat_core.inference.runner import Chunk, Runner, capped
+from nanochat_core.inference.forward import capped
+from nanochat_core.inference.runner import Chunk, Runner
 from nanochat_core.model.accounting import attention_windows
 from nanochat_core.model.blocks import rope_base
 from nanochat_core.model.context import continued, extended
