@@ -49,6 +49,11 @@ class TokenClock:
     def ticks(self) -> int:
         return self._ticks
 
+    @property
+    def waiting(self) -> int:
+        """How many samples wait for their next token."""
+        return len(self._waiting)
+
     def advance(self, tokens: int = 1) -> None:
         """Let every running sample emit so many more tokens."""
         with self._lock:
