@@ -15,6 +15,7 @@ import uvicorn
 
 from deployments.serving.app import create_app
 from deployments.serving.auth import ApiKeys
+from deployments.serving.greeting import greeting
 from deployments.serving.handover import ControlPaths, ControlSocket, OldServer, taking
 from deployments.serving.http_protocol import look_after, protocol_class
 from deployments.serving.listening import BACKLOG, bind, check_same_address, url_of
@@ -97,6 +98,7 @@ class Server:
 
     async def _load_engine(self) -> None:
         """Load the model beside the event loop."""
+        self._tell(f"Loading the model in {self.spec.model_folder} …")
         engine = await asyncio.to_thread(self._load, self.spec)
         self.state.engine_or_none = engine
         self.state.metrics.watch(self.spec.model_name, engine.stats)
@@ -137,7 +139,8 @@ class Server:
     def _become_ready(self) -> None:
         self.state.phase = "ready"
         self.status.write("ready")
-        self._tell(f"{self.spec.model_name} answers at {self.url}")
+        for line in greeting(self.spec, self.url, needs_key=self.state.needs_key):
+            self._tell(line)
 
     async def _serve(self, server: QuietServer) -> int:
         """Wait for the end, whatever brings it; then drain."""

@@ -1,22 +1,24 @@
 """POST /tokenize, POST /detokenize, GET /tokenizer_info: in the form that vLLM's clients and lm-eval know."""
 
 import asyncio
+import re
 
 from fastapi import APIRouter
 
 from deployments.serving import response_schemas
 from deployments.serving.chat_prompt import chat_prompt, check_sizes
-from deployments.serving.chat_template import CHAT_TEMPLATE
 from deployments.serving.errors import invalid
 from deployments.serving.logprobs import spelling
 from deployments.serving.responses import documented, looked_up
 from deployments.serving.schemas import DetokenizeRequest, TokenizeRequest
 from deployments.serving.serving_dependency import Serving
 from deployments.serving.state import ServerState
+from nanochat_core.conversion.tokenizer_files import chat_template
 
 router = APIRouter(tags=["tokenizer"])
 BOS, EOS = "<|bos|>", "<|assistant_end|>"
 NAMES = (BOS, EOS)
+GENERATION_TAGS = re.compile(r"{%-? (end)?generation -?%}")  # only transformers knows them
 
 
 @router.post("/tokenize", summary="Text or a chat to tokens", responses=documented(response_schemas.Tokens))
@@ -69,5 +71,5 @@ async def tokenizer_info(state: Serving) -> response_schemas.TokenizerInfo:
         bos_token_id=bos,
         eos_token_id=eos,
         pad_token_id=bos,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=GENERATION_TAGS.sub("", chat_template()),
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jinja2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -143,6 +144,9 @@ def test_tokens_there_and_back(client: httpx.Client) -> None:
 def test_the_names_of_the_ends_are_told_as_ids(client: httpx.Client) -> None:
     info = client.get("/tokenizer_info").json()
     assert (info["bos_token_id"], info["eos_token_id"]) == (BOS, END)
+    template = jinja2.Environment().from_string(info["chat_template"])
+    rendered = template.render(messages=[{"role": "user", "content": "a"}], add_generation_prompt=True)
+    assert rendered == "<|bos|><|user_start|>a<|user_end|><|assistant_start|>"
     for name in ("bos_token", "eos_token"):
         asked = {"prompt": info[name], "add_special_tokens": False}
         assert client.post("/tokenize", json=asked).json()["tokens"] == [info[f"{name}_id"]]

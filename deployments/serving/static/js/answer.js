@@ -11,7 +11,8 @@
 
 import { ApiError } from "./api.js";
 
-export const ALTERNATIVES = 6;
+export const ALTERNATIVES = 6; // tokens that are shown beside the chosen one
+const SHORT_MILLISECONDS = 100;
 
 /**
  * Stream the answer to `request` into `answer`, calling `changed` after every chunk; returns when it is over, however
@@ -77,13 +78,13 @@ function scored({ token, bytes, logprob, top_logprobs: top }) {
   return { text: tokenText({ token, bytes }), logprob: logprob ?? null, alternatives };
 }
 
-/** The text of a token; one that is only a part of a character shows its bytes, as \xE2\x82. */
+/** The text of a token; one that is only a part of a character shows its bytes, as \xe2\x82. */
 export function tokenText({ token, bytes }) {
   if (!Array.isArray(bytes)) return token;
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes));
   } catch {
-    return bytes.map((byte) => `\\x${byte.toString(16).toUpperCase().padStart(2, "0")}`).join("");
+    return bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
   }
 }
 
@@ -102,9 +103,13 @@ function newTokens(answer) {
   return answer.usage?.completion ?? answer.pieces ?? 0;
 }
 
-/** Tokens a second between the first and the last, or null where there are too few to say. */
+/**
+ * Tokens a second between the first and the last, or null where there are too few to say. Short answers may come in one
+ * piece: of those it is the whole time, the wait for the first token included.
+ */
 export function tokensPerSecond(answer) {
-  const { first, last } = answer.timing ?? {};
+  const { started, first, last } = answer.timing ?? {};
   const count = newTokens(answer);
-  return last > first && count > 1 ? (1000 * (count - 1)) / (last - first) : null;
+  if (count < 2 || !(last > started)) return null;
+  return last - first >= SHORT_MILLISECONDS ? (1000 * (count - 1)) / (last - first) : (1000 * count) / (last - started);
 }

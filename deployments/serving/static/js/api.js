@@ -28,11 +28,11 @@ export class Api {
     return (await this.#json("v1/models")).data.map((model) => model.id);
   }
 
-  /** The tokens of a text: [{id, text}]. */
+  /** The tokens of a text: [{id, text}]; one that is a part of a character has its bytes for a text, as \xe2\x82. */
   async tokenize(text, signal) {
     const body = { prompt: text, add_special_tokens: false, return_token_strs: true };
     const { tokens, token_strs: texts } = await this.#json("tokenize", body, signal);
-    return tokens.map((id, index) => ({ id, text: texts?.[index] ?? "" }));
+    return tokens.map((id, index) => ({ id, text: (texts?.[index] ?? "").replace(/^bytes:(?=\\x)/, "") }));
   }
 
   /** The text of token ids. */

@@ -30,7 +30,7 @@ function contentOf({ text, logprob, alternatives }) {
   return [
     element("p", { class: "token-card-head" }, element("code", {}, quoted(text)), element("strong", {}, percent(logprob))),
     element("ol", {}, rows.map((row) => rowOf(row, row.text === text && row.logprob === logprob))),
-    element("p", { class: "token-card-note" }, `log-probability ${logprob.toFixed(3)}, before temperature`),
+    element("p", { class: "token-card-note" }, `log-probability ${logprob.toFixed(3).replace("-0.000", "0.000")}, before temperature`),
   ];
 }
 
