@@ -36,7 +36,8 @@ class Segment:
 class Batch:
     """New tokens.
 
-    ids: (N,). places: where their keys go (N·K,). turns: their rotations (N, 1, D/2). segments: who attends. first: the place of each row's first new token (R,), None where each token is a row. before: the id in front of that
+    ids: (N,). places: where their keys go (N·K,). turns: their rotations (N, 1, D/2). segments: who attends to what.
+    first: the place of each row's first new token (R,), None where each token is a row. before: the id in front of that
     token (R,). known: 1 where there is one, else 0 (R, 1). wanted: the tokens whose states are asked for, None for all.
     """
 

@@ -91,12 +91,12 @@ class EngineService:
     def _check(self, request: Request) -> None:
         if self._is_closed or self._failure:
             raise EngineFailed(self._failure or "the engine is closed")
+        self._engine.check(request)
         if len(request.ids) + request.sampling.max_new_tokens > self.max_context:
             raise ValueError(
                 f"a prompt of {len(request.ids)} tokens and {request.sampling.max_new_tokens} new ones are more than "
                 f"the context of {self.max_context}"
             )
-        self._engine.check(request)
         if self._stats.waiting + self._entering + request.num_samples > self._max_waiting:
             raise EngineBusy(f"{self._stats.waiting + self._entering} samples wait already; {self._max_waiting} may")
 
