@@ -38,7 +38,7 @@ MARKDOWN = (
     f'![x](javascript:{RUN}) ![x](http://evil.example/x.png) ![x"onerror="{RUN}](x)',
     f'[x](http://a.example "\\" onmouseover=\\"{RUN}") [x]: javascript:{RUN}\n\n[x]',
     f"[ref]\n\n[ref]: javascript:{RUN}",
-    f"``` \"><img src=x onerror={RUN}>\ncode\n```",
+    f'``` "><img src=x onerror={RUN}>\ncode\n```',
     f"```html\n<img src=x onerror={RUN}>\n<script>{RUN}</script>\n```",
     f"````\n```\n<script>{RUN}</script>\n```\n````",
     f"```\nnever closed <script>{RUN}</script>",

@@ -77,8 +77,12 @@ class Screenshots:
     def take(self, page: Page, name: str) -> Path:
         """Write 01-name.png and return its path."""
         self._count += 1
-        path = self.folder / f"{self._count:02d}-{name}.png"
-        page.screenshot(path=path, animations="disabled")
-        with Image.open(path) as image:
-            image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
-        return path
+        return take_picture(page, self.folder / f"{self._count:02d}-{name}.png")
+
+
+def take_picture(page: Page, path: Path, *, colors: int = COLORS) -> Path:
+    """Write what a page shows as a small PNG of so many colours and return its path."""
+    page.screenshot(path=path, animations="disabled")
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.chat_page import ChatPage
-from tests.browser.chat_server import ChatServer
+from tests.browser.chat_server import ChatServer, chat_server
 from tests.browser.chromium import NAMES, find_chromium, new_browser, visitor
 
 OWN_HOST = {"127.0.0.1"}
@@ -22,26 +22,25 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def chat_server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
-    server = ChatServer(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
+def module_server(browser: Browser) -> Iterator[ChatServer]:
+    with chat_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def opened_page(browser: Browser, chat_server: ChatServer) -> Iterator[ChatPage]:
+def opened_page(browser: Browser, module_server: ChatServer) -> Iterator[ChatPage]:
     with visitor(browser, allowed=OWN_HOST) as page:
-        chat = ChatPage(page, chat_server.url).open()
+        chat = ChatPage(page, module_server.url).open()
         yield chat
         assert chat.problems == []
 
 
 @pytest.fixture
-def server(chat_server: ChatServer) -> Iterator[ChatServer]:
+def server(module_server: ChatServer) -> Iterator[ChatServer]:
     """The server, with nothing running before and after."""
-    chat_server.tell()
-    yield chat_server
-    chat_server.engine.clock.run()
+    module_server.tell()
+    yield module_server
+    module_server.engine.clock.run()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import attacks
 from tests.browser.chat_page import ChatPage
-from tests.browser.chat_server import ChatServer
+from tests.browser.chat_server import ChatServer, chat_server
 from tests.browser.chromium import visitor
 from tests.browser.conftest import OWN_HOST
 
@@ -131,24 +131,20 @@ def test_a_key_is_asked_for_kept_and_sent_to_nobody_else(browser: Browser, tmp_p
     keys = tmp_path / "keys"
     keys.write_text(KEY)
     keys.chmod(0o600)
-    server = ChatServer(tmp_path, api_keys_file=str(keys))
-    server.tell("Welcome.")
-    try:
-        with visitor(browser, allowed=OWN_HOST) as page:
-            page.goto(server.url)
-            page.get_by_label("Key", exact=True).fill("a-key-that-is-wrong-enough")
-            page.keyboard.press("Enter")
-            chat = ChatPage(page, server.url).wait_until_ready()
-            chat.type("Hello.")
-            expect(page.get_by_role("dialog")).to_be_visible()  # the server refused
-            page.get_by_label("Key", exact=True).fill(KEY)
-            page.get_by_label("Remember").check()
-            page.keyboard.press("Enter")
-            expect(chat.last_answer.locator(".answer-body")).to_have_text("Welcome.")
-            assert chat.answers.count() == 1
-            chat.reload()
-            chat.ask("And again?")
-            assert page.evaluate("JSON.stringify(Object.entries(localStorage))").count(KEY) == 1
-            assert KEY not in page.evaluate("document.documentElement.outerHTML")
-    finally:
-        server.close()
+    with chat_server(api_keys_file=str(keys)) as server, visitor(browser, allowed=OWN_HOST) as page:
+        server.tell("Welcome.")
+        page.goto(server.url)
+        page.get_by_label("Key", exact=True).fill("a-key-that-is-wrong-enough")
+        page.keyboard.press("Enter")
+        chat = ChatPage(page, server.url).wait_until_ready()
+        chat.type("Hello.")
+        expect(page.get_by_role("dialog")).to_be_visible()  # the server refused
+        page.get_by_label("Key", exact=True).fill(KEY)
+        page.get_by_label("Remember").check()
+        page.keyboard.press("Enter")
+        expect(chat.last_answer.locator(".answer-body")).to_have_text("Welcome.")
+        assert chat.answers.count() == 1
+        chat.reload()
+        chat.ask("And again?")
+        assert page.evaluate("JSON.stringify(Object.entries(localStorage))").count(KEY) == 1
+        assert KEY not in page.evaluate("document.documentElement.outerHTML")

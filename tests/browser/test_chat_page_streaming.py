@@ -1,13 +1,12 @@
 """What happens while an answer comes: drawing, scrolling, stops and breaks, and chats that are longer than the context."""
 
 import re
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.browser.chat_page import ChatPage
-from tests.browser.chat_server import ChatServer
+from tests.browser.chat_server import ChatServer, chat_server
 from tests.browser.chromium import visitor
 from tests.browser.conftest import OWN_HOST
 from tests.fake_engine import wait_until
@@ -169,34 +168,30 @@ def test_a_busy_server_is_asked_again_after_the_wait(chat: ChatPage, server: Cha
     expect(chat.last_answer.locator(".pager")).to_be_hidden()  # an answer that came to nothing is no variant
 
 
-def test_a_client_that_asks_too_often_is_told_how_long_to_wait(browser, tmp_path: Path) -> None:
-    server = ChatServer(tmp_path, per_client={"requests_per_minute": 2, "burst": 4})
-    server.tell("Fine.")
-    try:
-        with visitor(browser, allowed=OWN_HOST) as page:
-            chat = ChatPage(page, server.url).open()
-            for _ in range(6):
-                chat.ask("Again!")
-            error = chat.last_answer.locator(".error")
-            expect(error).to_contain_text("asked more often than the server allows")
-            expect(error.get_by_role("button")).to_have_text(re.compile(r"Retry in (30|2\d) s"))
-            expect(error.get_by_role("button")).to_have_attribute("aria-disabled", "true")
-    finally:
-        server.close()
-
-
-def test_a_server_that_stops_leaves_what_had_come(browser, tmp_path: Path) -> None:
-    server = ChatServer(tmp_path)
-    server.tell("cut off in the middle", is_stopped=True)
-    with visitor(browser, allowed=OWN_HOST) as page:
+def test_a_client_that_asks_too_often_is_told_how_long_to_wait(browser: Browser) -> None:
+    rate = {"requests_per_minute": 2, "burst": 4}
+    with chat_server(per_client=rate) as server, visitor(browser, allowed=OWN_HOST) as page:
+        server.tell("Fine.")
         chat = ChatPage(page, server.url).open()
-        chat.begin("Talk.")
-        server.advance(7)
-        expect(chat.last_answer.locator(".answer-body")).to_have_text("cut off")
-        server._server.stop()
-        expect(chat.last_answer.locator(".error")).to_contain_text("The server is stopping.")
-        expect(chat.last_answer.locator(".answer-body")).to_have_text("cut off")
-        server.close()
+        for _ in range(6):
+            chat.ask("Again!")
+        error = chat.last_answer.locator(".error")
+        expect(error).to_contain_text("asked more often than the server allows")
+        expect(error.get_by_role("button")).to_have_text(re.compile(r"Retry in (30|2\d) s"))
+        expect(error.get_by_role("button")).to_have_attribute("aria-disabled", "true")
+
+
+def test_a_server_that_stops_leaves_what_had_come(browser: Browser) -> None:
+    with visitor(browser, allowed=OWN_HOST) as page:
+        with chat_server() as server:
+            server.tell("cut off in the middle", is_stopped=True)
+            chat = ChatPage(page, server.url).open()
+            chat.begin("Talk.")
+            server.advance(7)
+            expect(chat.last_answer.locator(".answer-body")).to_have_text("cut off")
+            server.live.server.stop()
+            expect(chat.last_answer.locator(".error")).to_contain_text("The server is stopping.")
+            expect(chat.last_answer.locator(".answer-body")).to_have_text("cut off")
         chat.ask("Still there?")
         expect(chat.last_answer.locator(".error")).to_contain_text("The server cannot be reached. Is it running?")
 
