@@ -34,10 +34,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNode]:
     assert not node.processes(), [process.cmdline() for process in node.processes()]
 
 
+SAYS = ("abcdefgh", "stuvwxyz")  # what the two models say, again and again
+
+
 @pytest.fixture(scope="module")
 def models(node: LiveNode) -> list[Path]:
-    """Two models, alike but for their weights, that can speak for long."""
-    return [make_chat_model(node.base, letter, sequence_len=16_384, seed=ord(letter)) for letter in "ab"]
+    """Two models that can speak for long."""
+    return [
+        make_chat_model(node.base, letter, says, is_endless=True, sequence_len=16_384)
+        for letter, says in zip("ab", SAYS, strict=True)
+    ]
 
 
 class Stream:
@@ -77,7 +83,7 @@ class Stream:
 
 def question(max_tokens: int = 8) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Hello"}]
-    return {"model": "nanochat", "messages": messages, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+    return {"model": "nanochat", "messages": messages, "max_tokens": max_tokens, "temperature": 0}
 
 
 def start(node: LiveNode, model: Path, port: int, **parameters: Any) -> UUID:
@@ -103,9 +109,10 @@ def wait_until_served(node: LiveNode, run_id: UUID) -> tuple[Path, ServerStatus]
     return wait_for(look, "server that is ready", 240)
 
 
-def answers(url: str) -> bool:
+def answer(url: str) -> str:
     reply = httpx.post(f"{url}/v1/chat/completions", json=question(), timeout=60)
-    return reply.status_code == 200 and bool(reply.json()["choices"][0]["message"]["content"])
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["choices"][0]["message"]["content"])
 
 
 def nothing_serves(node: LiveNode) -> bool:
@@ -127,25 +134,25 @@ def test_a_deployment_serves_gives_way_while_a_client_streams_and_is_cancelled(
     url = f"http://127.0.0.1:{port}"
     first = start(node, models[0], port)
     folder, _ = wait_until_served(node, first)
-    assert answers(url)
+    assert answer(url) == SAYS[0]
     wait_for(lambda: is_published(node, first), "artifacts of the endpoint")
 
     second = start(node, models[1], port)
-    errors: list[str] = []
+    said: list[str] = []
     is_over = threading.Event()
-    asking = threading.Thread(target=ask_all_the_time, args=(url, is_over, errors))
+    asking = threading.Thread(target=ask_all_the_time, args=(url, is_over, said))
     asking.start()
     stream = keep_streaming(url, folder)
     wait_until_served(node, second)
     assert stream.is_open, "the stream was over before the other server came"
     stream.join()
     assert (stream.error, stream.end) == ("", "[DONE]")
-    assert len(stream.text) >= LONG
+    assert stream.text == (SAYS[0] * LONG)[:LONG]
     replaced = node.wait_for_state(first, "Replaced")
     assert replaced.state and f"({second})" in str(replaced.state.message)
     is_over.set()
     asking.join()
-    assert errors == []
+    assert set(said) == set(SAYS), set(said)  # every question had a right answer, of the one or of the other
 
     other = Stream(url, 10_000)  # it is cut short: a run that is cancelled does not wait for 10,000 tokens
     wait_for(lambda: other.text, "first words")
@@ -175,16 +182,26 @@ def keep_streaming(url: str, folder: Path) -> Stream:
     return stream
 
 
-def ask_all_the_time(url: str, is_over: threading.Event, errors: list[str]) -> None:
-    """Ask short questions, each over a connection of its own; note every one that was not answered."""
+def ask_all_the_time(url: str, is_over: threading.Event, said: list[str]) -> None:
+    """Ask short questions, each over a connection of its own; note what was answered, and what went wrong."""
     while not is_over.is_set():
         try:
-            reply = httpx.post(f"{url}/v1/chat/completions", json=question(), timeout=60)
-            if reply.status_code != 200:
-                errors.append(f"{reply.status_code} {reply.text}")
-        except httpx.HTTPError as error:
-            errors.append(repr(error))
+            said.append(answer(url))
+        except (httpx.HTTPError, AssertionError) as error:
+            said.append(repr(error))
         time.sleep(0.05)
+
+
+def test_a_model_that_says_nothing_fails_its_run_in_one_line_and_leaves_no_server(node: LiveNode) -> None:
+    mute = make_chat_model(node.base, "c", "")
+    port = free_port()
+    run = node.wait_for_state(start(node, mute, port), "Failed", 240)
+    assert run.state is not None
+    assert str(run.state.message).endswith(
+        "NanochatError: The new server failed its smoke test, 'What is 12*7?': an empty answer (finish_reason 'stop')."
+    )
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/health")
 
 
 def test_an_outage_of_prefect_does_not_matter_and_down_leaves_no_server(node: LiveNode, models: list[Path]) -> None:
@@ -199,7 +216,7 @@ def test_an_outage_of_prefect_does_not_matter_and_down_leaves_no_server(node: Li
     try:
         kill_server(before)
         wait_for(lambda: (found := served(node, run_id)) and found[1].pid != before.pid, "server after a crash", 120)
-        assert answers(url)
+        assert answer(url) == SAYS[0]
     finally:
         server.resume()
         for process in node.processes("flows.guard", "prefect"):
