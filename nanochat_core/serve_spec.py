@@ -124,6 +124,11 @@ class ServerOptions(Spec):
                 f"sampling.max_tokens: {self.sampling.max_tokens} is more than limits.max_tokens allows "
                 f"({self.limits.max_tokens})"
             )
+        if self.limits.samples > self.max_waiting:
+            problems.append(
+                f"limits.samples: {self.limits.samples} answers at once never find room in a line of max_waiting "
+                f"({self.max_waiting})"
+            )
         return problems
 
 

@@ -124,6 +124,7 @@ class FakeEngine:
         self.failure: str | None = None  # why the whole engine is dead
         self.is_closed = False
         self._running = 0
+        self._entering = 0  # accepted, but nobody has listened to their answers yet
         self._line: deque[asyncio.Future[None]] = deque()
         self._counts = {"prompt": 0, "cached": 0, "generated": 0, "steps": 0}
 
@@ -136,10 +137,15 @@ class FakeEngine:
         self.failure = message
         self.clock.run()
 
-    async def stream(self, request: Request) -> AsyncIterator[Update]:
-        """Tell the answer, token by token."""
+    def stream(self, request: Request) -> AsyncIterator[Update]:
+        """Tell the answer, token by token; refusals come at once."""
         self._check(request)
         self.requests.append(request)
+        self._entering += 1
+        return self._told(request)
+
+    async def _told(self, request: Request) -> AsyncIterator[Update]:
+        self._entering -= 1
         failure = self.failures.popitem() if self.failures else None
         try:
             await self._enter()
@@ -165,8 +171,9 @@ class FakeEngine:
             raise ValueError(f"{len(request.ids)} tokens and {request.sampling.max_new_tokens} more do not fit")
         if max(request.ids) >= self.vocab_size:
             raise ValueError("an id is no token")
-        if self._running >= self.max_running and len(self._line) >= self.max_waiting:
-            raise EngineBusy(f"{len(self._line)} requests wait already")
+        waiting = len(self._line) + max(0, self._entering - max(0, self.max_running - self._running))
+        if self._running >= self.max_running and waiting >= self.max_waiting:
+            raise EngineBusy(f"{waiting} requests wait already")
 
     async def _enter(self) -> None:
         if self._running < self.max_running and not self._line:

@@ -20,7 +20,7 @@ from deployments.serving.prompt_log import PromptLog
 from deployments.serving.state import ServerState
 from nanochat_core.inference.requests import Request, Update
 
-PATIENCE_SECONDS = 0.2  # that a stream waits for its first token, or a refusal, before it begins
+PATIENCE_SECONDS = 0.2  # that a stream waits for its first token before it begins
 PING_SECONDS = 15.0  # of silence, after which a comment keeps proxies from closing the connection
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -86,9 +86,9 @@ class Answer(Response):
         finally:
             await _cancel(work, gone, stopped)
 
-    def _updates(self) -> "aclosing[Any]":
-        state = self._state
-        return aclosing(updates_of(state.engine, self._requests, state.metrics, at_a_time=state.spec.max_running))
+    def _updates(self, admitted: asyncio.Event) -> "aclosing[Any]":
+        state, at_a_time = self._state, self._state.spec.max_running
+        return aclosing(updates_of(state.engine, self._requests, state.metrics, at_a_time=at_a_time, admitted=admitted))
 
     def _see(self, index: int, update: Update) -> None:
         self._writer.see(index, update)
@@ -97,7 +97,7 @@ class Answer(Response):
 
     async def _collect(self) -> Json | ApiError:
         try:
-            async with self._updates() as updates:
+            async with self._updates(asyncio.Event()) as updates:
                 async for index, update in updates:
                     self._see(index, update)
         except Exception as error:
@@ -106,10 +106,10 @@ class Answer(Response):
 
     async def _stream(self, events: "EventStream") -> ApiError | None:
         """Return an error that came before the stream began; later ones are its last event."""
-        opening = list(self._writer.first())
-        patience = asyncio.create_task(events.keep_alive(opening))
+        opening, admitted = list(self._writer.first()), asyncio.Event()
+        patience = asyncio.create_task(events.keep_alive(opening, admitted))
         try:
-            async with self._updates() as updates:
+            async with self._updates(admitted) as updates:
                 async for index, update in updates:
                     if not events.has_started:
                         await events.start(opening)
@@ -150,8 +150,9 @@ class EventStream:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._write(b"".join(map(event, chunks)))
 
-    async def keep_alive(self, opening: list[Json]) -> None:
+    async def keep_alive(self, opening: list[Json], admitted: asyncio.Event) -> None:
         """Begin the stream where the first token takes long, and break long silences with comments."""
+        await admitted.wait()
         await asyncio.sleep(PATIENCE_SECONDS)
         await self.start(opening)
         while True:

@@ -8,15 +8,19 @@ from contextlib import aclosing
 from deployments.serving.metrics import Metrics
 from nanochat_core.inference.requests import AsyncEngine, EngineBusy, Request, Update
 
+RETRY_SECONDS = 0.1  # after which a prompt that found no place asks again
 Indexed = tuple[int, Update]  # which prompt, and what is new of it
 
 
 async def updates_of(
-    engine: AsyncEngine, requests: Sequence[Request], metrics: Metrics, *, at_a_time: int
+    engine: AsyncEngine, requests: Sequence[Request], metrics: Metrics, *, at_a_time: int, admitted: asyncio.Event
 ) -> AsyncIterator[Indexed]:
-    """Yield what the engine says to all requests as it comes. Closing the iterator takes them out of the batch."""
-    watch = Stopwatch(metrics)
-    source = _single(engine, requests[0]) if len(requests) == 1 else _several(engine, requests, at_a_time)
+    """Yield what the engine says to all requests as it comes. Closing the iterator takes them out of the batch.
+
+    `admitted` is set as soon as the engine has taken one of them: EngineBusy cannot come any more.
+    """
+    watch, line = Stopwatch(metrics), _Line(at_a_time, admitted)
+    source = _single(engine, requests[0], line) if len(requests) == 1 else _several(engine, requests, line)
     is_over = False
     try:
         async with aclosing(source) as updates:
@@ -33,28 +37,21 @@ async def updates_of(
             watch.end()
 
 
-async def _single(engine: AsyncEngine, request: Request) -> AsyncIterator[Indexed]:
-    async with aclosing(engine.stream(request)) as updates:  # type: ignore[type-var]
+async def _single(engine: AsyncEngine, request: Request, line: "_Line") -> AsyncIterator[Indexed]:
+    async with aclosing(line.updates(engine, request)) as updates:
         async for update in updates:
             yield 0, update
 
 
-async def _several(engine: AsyncEngine, requests: Sequence[Request], at_a_time: int) -> AsyncIterator[Indexed]:
+async def _several(engine: AsyncEngine, requests: Sequence[Request], line: "_Line") -> AsyncIterator[Indexed]:
     """Yield the updates of several requests, few enough at a time not to fill the line all alone."""
     queue: asyncio.Queue[Indexed | Exception | None] = asyncio.Queue(maxsize=64)
-    line = _Line(at_a_time)
 
     async def pump(index: int, request: Request) -> None:
         try:
-            async with line.place():
-                while True:
-                    try:
-                        async with aclosing(engine.stream(request)) as updates:  # type: ignore[type-var]
-                            async for update in updates:
-                                await queue.put((index, update))
-                        break
-                    except EngineBusy:
-                        await line.wait_for_another()
+            async with line.places, aclosing(line.updates(engine, request)) as updates:
+                async for update in updates:
+                    await queue.put((index, update))
             await queue.put(None)
         except Exception as error:  # handed to the reader, who raises it
             await queue.put(error)
@@ -77,36 +74,28 @@ async def _several(engine: AsyncEngine, requests: Sequence[Request], at_a_time: 
 
 
 class _Line:
-    """Places for the prompts of one request; a prompt that the engine refuses waits until another is done."""
+    """The prompts of one HTTP request on their way into the engine: it is refused as a whole, or not at all.
 
-    def __init__(self, places: int) -> None:
-        self._places = asyncio.Semaphore(places)
-        self._inside = 0
-        self._stuck = 0
-        self._left = asyncio.Event()
+    A prompt that the engine has no place for waits, once another one of the request was let in.
+    """
 
-    def place(self) -> "_Line":
-        return self
+    def __init__(self, at_a_time: int, admitted: asyncio.Event) -> None:
+        self.places, self._admitted = asyncio.Semaphore(at_a_time), admitted
 
-    async def __aenter__(self) -> None:
-        await self._places.acquire()
-        self._inside += 1
-
-    async def __aexit__(self, *_: object) -> None:
-        self._inside -= 1
-        self._places.release()
-        self._left.set()
-
-    async def wait_for_another(self) -> None:
-        """Return once a place was left; raises EngineBusy where nobody of this request is being answered."""
-        self._stuck += 1
-        try:
-            if self._stuck >= self._inside:
-                raise EngineBusy
-            self._left.clear()
-            await self._left.wait()
-        finally:
-            self._stuck -= 1
+    async def updates(self, engine: AsyncEngine, request: Request) -> AsyncIterator[Update]:
+        """Yield the updates of a request; raises EngineBusy where none of its line was let in."""
+        while True:
+            try:
+                stream = engine.stream(request)
+                break
+            except EngineBusy:
+                if not self._admitted.is_set():
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+        self._admitted.set()
+        async with aclosing(stream) as updates:  # type: ignore[type-var]
+            async for update in updates:
+                yield update
 
 
 class Stopwatch:

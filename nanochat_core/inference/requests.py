@@ -121,8 +121,9 @@ class AsyncEngine(Protocol):
 
     def stream(self, request: Request) -> AsyncIterator[Update]:
         """Yield the updates of all samples as they come. Closing the iterator (aclose, or cancelling the task that
-        awaits it) takes the request out of the batch before the next step. Raises EngineBusy at once where the line is
-        full, ValueError for a request that can never fit, EngineFailed where it breaks."""
+        awaits it) takes the request out of the batch before the next step. The call itself, not the first update,
+        raises EngineBusy where the line is full and ValueError for a request that can never fit; EngineFailed comes
+        where it breaks."""
         ...
 
     def stats(self) -> EngineStats:

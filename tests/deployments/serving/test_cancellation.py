@@ -1,5 +1,7 @@
 """A client that goes away gives its place back at once: the token clock stands still, so no further step is needed."""
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,11 +106,38 @@ def test_a_stream_begins_before_its_first_token(live: LiveServer, engine: FakeEn
         read_until(link, b"data: [DONE]")
 
 
+def received(link: socket.socket) -> int:
+    """Return how many bytes still come before the connection ends."""
+    count = 0
+    with contextlib.suppress(OSError):
+        while data := link.recv(1 << 20):
+            count += len(data)
+    return count
+
+
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     engine = FakeEngine(max_context=1 << 22)
     body = {"prompt": "a" * (1 << 20), "echo": True, "max_tokens": 1, "n": 16}  # an answer of 16 MiB
     with running_server(engine, limits={"send_seconds": 0.5}) as live, connection(live.url) as link:
         link.sendall(post("/v1/completions", body))
         wait_until(lambda: len(engine.finished) == 1)
-        wait_until(lambda: number(live, "http_connections") == 2)  # this one, and the one that asks
-        wait_until(lambda: number(live, "http_connections") == 1, seconds=30)
+        wait_until(lambda: number(live, "http_connections") == 1)  # the one that asks
+        assert received(link) < 16 << 20
+
+
+def test_prompts_of_one_request_wait_for_each_other_and_never_fail_in_the_middle() -> None:
+    engine = FakeEngine(answer=lambda request: "yes", max_running=2, max_waiting=1)
+    body = {"prompt": ["a"] * 30, "max_tokens": 4, "stream": True}
+    with running_server(engine, max_waiting=16) as live, connection(live.url) as link:
+        link.sendall(post("/v1/completions", body))
+        data = read_until(link, b"data: [DONE]")
+    assert b"error" not in data and data.count(b'"finish_reason":"stop"') == 30
+
+
+def test_a_request_of_which_nothing_finds_a_place_is_refused() -> None:
+    engine = FakeEngine(clock=TokenClock.stopped(), max_running=1, max_waiting=0)
+    with running_server(engine) as live, connection(live.url) as link:
+        link.sendall(post("/v1/completions", {"prompt": "first"}))
+        wait_until(lambda: engine.stats().running == 1)
+        refused = httpx.post(f"{live.url}/v1/completions", json={"prompt": ["a"] * 5})
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "overloaded"

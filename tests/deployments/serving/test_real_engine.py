@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 
@@ -19,16 +18,12 @@ from deployments.serving.__main__ import main
 from nanochat_core.inference.interface import LoglikelihoodRequest
 from nanochat_core.inference.load import load_text_model
 from nanochat_core.inference.service import EngineOptions, load_engine
-from nanochat_core.model.gpt import GPT
-from nanochat_core.model.init import init_weights
-from nanochat_core.specs import ModelSpec
 from tests.deployments.serving.lm_eval_tasks import CHOICE, QUESTIONS, write_tasks
 from tests.deployments.serving.raw_http import CHAT, connection, post, read_until
 from tests.deployments.serving.test_handover import free_port
+from tests.deployments.serving.tiny_model import write_tiny_model
 from tests.fake_engine import wait_until
-from tests.fakes import byte_tokenizer
 from tests.live_server import LiveServer, running_server
-from tests.nanochat_core.inference.model_folder import write_model_folder
 
 PROJECT = Path(__file__).parents[3]
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
@@ -36,17 +31,7 @@ GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model of random weights that prefers some tokens, and its tokenizer."""
-    spec = ModelSpec(arch="full", depth=2, n_embd=32, n_head=2, n_kv_head=1, sequence_len=256)
-    tokenizer = byte_tokenizer()
-    model = GPT(spec, tokenizer.vocab_size)
-    init_weights(model, 7)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any() or parameter is model.lm_head.weight:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return write_model_folder(tmp_path_factory.mktemp("real"), model, tokenizer)
+    return write_tiny_model(tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture(scope="module")
