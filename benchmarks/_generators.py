@@ -4,7 +4,7 @@
 
 `{"do": "answer", "prompts": [[ids, …], …], "new_tokens": N}`: what became of requests that all came at once.
 `{"do": "load", …, "turns": M}`: of clients that send M prompts each, one after another. `{"do": "memory"}`: the most
-memory so far, beyond what the imports took. The model is read at the first command that needs it.
+memory since `{"do": "prepare"}`, which reads the model, beyond what the imports took.
 """
 
 import asyncio
@@ -23,9 +23,11 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks._memory import peak_bytes, resident_bytes
+from benchmarks._memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.baselines.plain_generate import PlainGenerator
 from nanochat_core.checkpoint import MODEL_FILE, latest, read_meta
+from nanochat_core.inference.requests import Request, Sampling
+from nanochat_core.inference.service import EngineOptions, load_engine
 
 Prompts = list[list[int]]
 
@@ -43,7 +45,7 @@ class Setup:
 
 @dataclass
 class Answer:
-    """One request: its tokens, and when each came, in seconds since it was sent. No times: only its end is known."""
+    """One request: its tokens, and when each came, in seconds since it was sent."""
 
     ids: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -54,30 +56,13 @@ class Contender(Protocol):
 
     def answer(self, prompts: Prompts, new_tokens: int) -> list[Answer]: ...
 
-
-class BatchEngine:
-    """The project's engine as it was before it could stream: whole answers, all at once."""
-
-    def __init__(self, setup: Setup) -> None:
-        from nanochat_core.inference.load import load_text_model
-
-        folder = Path(setup.folder)
-        model = load_text_model(folder / "model", folder / "tokenizer")
-        self._engine = model._engine
-
-    def answer(self, prompts: Prompts, new_tokens: int) -> list[Answer]:
-        from nanochat_core.inference.engine import Prompt
-
-        found = self._engine.generate([Prompt(ids=ids, max_new_tokens=new_tokens, use_tools=False) for ids in prompts])
-        return [Answer(list(completion.ids)) for (completion,) in found]
+    def close(self) -> None: ...
 
 
-class Service:
+class Ours:
     """The project's engine: requests that share its batch, and stream."""
 
     def __init__(self, setup: Setup) -> None:
-        from nanochat_core.inference.service import EngineOptions, load_engine
-
         folder = Path(setup.folder)
         options = EngineOptions(precision=setup.precision, max_batch=setup.max_batch)
         self._engine = load_engine(folder / "model", folder / "tokenizer", options=options)
@@ -89,6 +74,10 @@ class Service:
     def load(self, prompts: Prompts, new_tokens: int, turns: int) -> list[Answer]:
         """Return the answers to clients that send `turns` prompts each, one after another."""
         return self._loop.run_until_complete(self._serve_clients(prompts, new_tokens, turns))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._engine.close())
+        self._loop.close()
 
     async def _answer_all(self, prompts: Prompts, new_tokens: int) -> list[Answer]:
         return list(await asyncio.gather(*(self._answer_one(ids, new_tokens) for ids in prompts)))
@@ -102,8 +91,6 @@ class Service:
         return [answer for answers in found for answer in answers]
 
     async def _answer_one(self, ids: list[int], new_tokens: int) -> Answer:
-        from nanochat_core.inference.requests import Request, Sampling
-
         sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True, use_tools=False)
         answer, started = Answer(), time.perf_counter()
         async for update in self._engine.stream(Request(tuple(ids), sampling)):
@@ -123,6 +110,8 @@ class OneByOne:
                 answers[-1].ids.append(token)
                 answers[-1].times.append(time.perf_counter() - started)
         return answers
+
+    def close(self) -> None: ...
 
 
 class Plain(OneByOne):
@@ -219,12 +208,7 @@ def their_name(name: str) -> str:
     return name
 
 
-# The one place that says which engine is measured.
-CONTENDERS: dict[str, Callable[[Setup], Contender]] = {
-    "ours": BatchEngine,
-    "plain": Plain,
-    "transformers": Transformers,
-}
+CONTENDERS: dict[str, Callable[[Setup], Contender]] = {"ours": Ours, "plain": Plain, "transformers": Transformers}
 
 
 class Server:
@@ -245,10 +229,13 @@ class Server:
         return CONTENDERS[self._setup.who](self._setup)
 
     def prepare(self) -> dict[str, Any]:
-        """Read the model; return the seconds that it took."""
+        """Read the model; return the seconds that it took. The peak of the memory begins anew behind it."""
         started = time.perf_counter()
         _ = self._contender
-        return {"seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        gc.collect()
+        reset_peak()
+        return {"seconds": seconds}
 
     def answer(self, prompts: Prompts, new_tokens: int) -> dict[str, Any]:
         """Return the seconds until all were answered, and each one's tokens and times."""
@@ -257,15 +244,13 @@ class Server:
         return report(answers, time.perf_counter() - started)
 
     def load(self, prompts: Prompts, new_tokens: int, turns: int) -> dict[str, Any]:
-        """Return the same of clients; nothing for an engine that cannot have them."""
-        if not hasattr(self._contender, "load"):
-            return {}
+        """Return the same of clients."""
         started = time.perf_counter()
         answers = self._contender.load(prompts, new_tokens, turns)
         return report(answers, time.perf_counter() - started)
 
     def memory(self) -> dict[str, Any]:
-        """Return the most bytes so far beyond those after the imports, and these."""
+        """Return the most bytes since the model was read, beyond those after the imports, and these."""
         return {"peak": peak_bytes() - self._after_imports, "imports": self._after_imports}
 
 

@@ -74,6 +74,7 @@ CHAT, PROMPT = Workload("1 chat", 1, 200, 200, 128), Workload("1 prompt of 512",
 PREFILL = Workload("8 prompts of 512, one token each", 8, 512, 512, 1)
 COMPARED = (CHATS, PROMPTS, CHAT, PROMPT, PREFILL)
 OURS_ALONE = (Workload("8 prompts of 512", 8, 512, 512, 128), Workload("32 prompts of 512", 32, 512, 512, 128))
+FEW_BITS = ("int8", "int4")
 LOAD, LOAD_TURNS = Workload("16 clients of 3 chats each", 48, 150, 250, 128), 3
 MODELS = {f"d{depth}-{arch}": (depth, arch) for depth in (4, 8) for arch in ("classic", "full")}
 
@@ -118,9 +119,11 @@ def cpu_model(depth: int, arch: str, *, threads: int, is_full: bool) -> dict[str
             memory = {name: contender.do("memory") for name, contender in found.items()}
             alone = {workload.name: [_ask_ours(found["ours"], workload)] for workload in OURS_ALONE}
             load = _ask_ours(found["ours"], LOAD, turns=LOAD_TURNS)
+        few_bits = {precision: _with_few_bits(folder, precision, threads) for precision in FEW_BITS}
     return {
         "workloads": {name: _summary(own) for name, own in (turns | alone).items()},
-        "under_load": _load_summary(load["ours"]) if load else "not run: this engine cannot stream",
+        "under_load": _load_summary(load["ours"]),
+        "few_bits": few_bits,
         "peak_mb_beyond_imports": {name: round(sizes["peak"] / 1e6) for name, sizes in memory.items()},
     }
 
@@ -128,7 +131,16 @@ def cpu_model(depth: int, arch: str, *, threads: int, is_full: bool) -> dict[str
 def _ask_ours(ours: Contender, workload: Workload, **values: Any) -> dict[str, Any]:
     prompts = workload.prompts(0, VOCAB_SIZE)
     answer = ours.do("load" if values else "answer", prompts=prompts, new_tokens=workload.new_tokens, **values)
-    return {"ours": answer | {"prompt_tokens": sum(map(len, prompts))}} if answer else {}
+    return {"ours": answer | {"prompt_tokens": sum(map(len, prompts))}}
+
+
+def _with_few_bits(folder: str, precision: str, threads: int) -> dict[str, Any]:
+    """Return our tok/s and memory with weights of few bits, in a process of its own."""
+    with Contender(Setup(who="ours", folder=folder, precision=precision, threads=threads)) as ours:
+        ours.do("prepare")
+        ours.do("answer", prompts=[[1, 2, 3]] * 2, new_tokens=4)
+        rates = {workload.name: generated_rate(_ask_ours(ours, workload)["ours"]) for workload in (CHAT, CHATS)}
+        return {"tokens_per_second": rates, "peak_mb_beyond_imports": round(ours.do("memory")["peak"] / 1e6)}
 
 
 def _summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
@@ -287,12 +299,15 @@ def print_tables(results: dict[str, Any], bars: dict[str, Any]) -> None:
                 prefill = f"{summary['prompt_tokens_per_second'][who]:,.0f}" if name == PREFILL.name else ""
                 table.add_row(name, who, f"{rate:,.1f}", f"{over:.2f}" if over else "", *times, prefill)
         load = found["under_load"]
-        if not isinstance(load, str):
-            first = load["first_token_seconds"]
-            times = [f"{first['median']:.2f}", f"{first['p95']:.2f}"]
-            table.add_row(LOAD.name, "ours", f"{load['tokens_per_second']:,.1f}", "", *times, "")
+        times = [f"{load['first_token_seconds'][name]:.2f}" for name in ("median", "p95")]
+        table.add_row(LOAD.name, "ours", f"{load['tokens_per_second']:,.1f}", "", *times, "")
+        for precision, own in found["few_bits"].items():
+            for name, rate in own["tokens_per_second"].items():
+                table.add_row(name, f"ours, {precision}", f"{rate:,.1f}", "", "", "", "")
         console.print(table)
-        sizes = found["peak_mb_beyond_imports"]
+        sizes = found["peak_mb_beyond_imports"] | {
+            precision: own["peak_mb_beyond_imports"] for precision, own in found["few_bits"].items()
+        }
         console.print("memory beyond the imports: " + ", ".join(f"{who} {size:,} MB" for who, size in sizes.items()))
     gpu = Table("model", "rows", "decoding tok/s", "of the bound", "tok/s with prompts", title="CUDA")
     for model in CUDA_MODELS:

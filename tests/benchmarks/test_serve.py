@@ -21,6 +21,8 @@ def test_all_contenders_say_the_same_tokens(arch: Arch, who: str, tmp_path: Path
     write_model(tmp_path, model, VOCAB_SIZE, "fp32")
     made = [_generators.CONTENDERS[name](Setup(who=name, folder=str(tmp_path))) for name in ("ours", who)]
     ours, theirs = (contender.answer(PROMPTS, 12) for contender in made)
+    for contender in made:
+        contender.close()
     assert [answer.ids for answer in ours] == [answer.ids for answer in theirs]
     assert all(len(answer.ids) == 12 for answer in ours)
     assert all(len(answer.times) == 12 and sorted(answer.times) == answer.times for answer in theirs)
