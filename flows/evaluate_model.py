@@ -95,6 +95,8 @@ def spec_for(lineage: Lineage, evaluate: EvaluateSpec, launch: LaunchSpec) -> Pi
         raise SpecError.listing(problems)
     stage = stage_for(lineage)
     for source in stage.inputs(spec).values():
+        if source.name not in lineage.outcomes:
+            raise ArtifactError(f"There is no {source.part} to measure on yet: `nanochat stage {source.part} RECIPE`.")
         outcome = lineage.outcomes[source.name]
         if outcome.is_pruned:
             raise ArtifactError(

@@ -4,7 +4,7 @@ A finished stage is pruned: its big files go, its manifest stays and says so, an
 only where another stage needs the files (flows/pipeline_run.py). Unfinished work that is old goes altogether.
 
 Kept are: the newest runs of each recipe, whatever a report or the work itself of the last days names, the newest run of
-all, models with an alias in MLflow's registry or a server, and all that a running stage holds or reads.
+all, imported models, those with an alias in MLflow's registry or a server, and all that a running stage holds or reads.
 """
 
 import shutil
@@ -24,6 +24,7 @@ from nanochat_core.errors import NanochatError
 DAY = 86_400.0
 SMALL_BYTES = 1 << 20
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+IMPORTED = "imported"  # a parameter of models from elsewhere (nanochat_core/conversion/importing.py)
 
 Action = Literal["keep", "prune", "remove"]
 
@@ -69,6 +70,8 @@ def look_at(folder: Path, usage: Usage, rules: Rules) -> Artifact:
     age = (time.time() - (manifest.created if manifest else changed)) / DAY
     action: Action = "keep"
     freed, why = 0, usage.reason_to_keep(folder)
+    if not why and manifest is not None and IMPORTED in manifest.params:
+        why = "imported"  # nothing here could make it again
     if not why and age < rules.keep_days:
         why = f"younger than {rules.keep_days:g} days"
     if not why and manifest is None:

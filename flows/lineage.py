@@ -32,7 +32,9 @@ class Lineage:
 
     @property
     def shape(self) -> ModelSpec:
-        return parse_params(ModelSpec, self.params("pretrain")["model"])
+        """The shape that the nearest pretraining, or imported model, gave to the weights."""
+        manifests = (manifest_of(outcome.folder) for outcome in self.outcomes.values())
+        return next(parse_params(ModelSpec, found.params["model"]) for found in manifests if has_shape(found))
 
     @property
     def task_data(self) -> TaskDataSpec:
@@ -42,14 +44,17 @@ class Lineage:
 def lineage_of(model: Path, base: Path) -> Lineage:
     """Return the lineage of the model in an artifact folder.
 
-    A base model knows no task data: the newest of the same text is taken, else the newest from the Hub. Raises
-    ArtifactError where a folder is gone or unfinished, or where there is no task data.
+    A base model knows no task data: the newest of the same text is taken, else the newest from the Hub. An imported one
+    knows no text either: it gets the newest of both. Raises ArtifactError where a folder is gone or unfinished, or
+    where there is no task data.
     """
     folders = dict(ancestors(model))
-    if "pretrain" not in folders:
+    if not any(has_shape(manifest_of(folder)) for folder in folders.values()):
         raise ArtifactError(f"{model} does not descend from a pretraining here: it cannot be evaluated.")
     if "task_data" not in folders:
-        folders["task_data"] = task_data_for(folders["download"], base)
+        folders["task_data"] = task_data_for(folders.get("download"), base)
+    if "download" not in folders and (text := text_for(folders["task_data"], base)) is not None:
+        folders["download"] = text
     return Lineage(model.parent.name, {stage: outcome_of(folder) for stage, folder in folders.items()})
 
 
@@ -61,24 +66,45 @@ def ancestors(folder: Path) -> dict[str, Path]:
         opened = StageFolder(waiting.pop(0))
         for name in opened.request.inputs:
             source = opened.input(name)
+            if source in found.values():
+                continue
             waiting.append(source)
-            found.setdefault(source.parent.name, source)
+            stage = source.parent.name
+            found.setdefault(stage if stage not in found else f"earlier_{stage}", source)
     return found
 
 
-def task_data_for(text: Path, base: Path) -> Path:
-    """Return the newest task data whose words are from this text, else the newest from the Hub."""
+def has_shape(manifest: Manifest) -> bool:
+    """Tell whether it is a pretraining's, or an imported model's: these say which shape the weights have."""
+    return isinstance(manifest.params.get("model"), dict)
+
+
+def task_data_for(text: Path | None, base: Path) -> Path:
+    """Return the newest task data whose words are from this text, else the newest from the Hub; without a text, the
+    newest of all.
+    """
     known = [
         (manifest.params.get("source") == "hub", manifest.created, folder)
         for folder in (paths.artifacts_dir(base) / "task_data").glob("*")
         if (manifest := artifacts.read_manifest(folder)) is not None
     ]
+    if text is None and known:
+        return max(known, key=lambda entry: entry[1])[2]
     of_text = [entry for entry in known if not entry[0] and StageFolder(entry[2]).input("text") == text]
     if not (fitting := of_text or [entry for entry in known if entry[0]]):
-        raise ArtifactError(
-            f"There is no task data for a model of the text in {text}: `nanochat stage task_data RECIPE` makes it."
-        )
+        of_model = f"a model of the text in {text}" if text else "an imported model"
+        raise ArtifactError(f"There is no task data for {of_model}: `nanochat stage task_data RECIPE` makes it.")
     return max(fitting)[2]
+
+
+def text_for(task_data: Path, base: Path) -> Path | None:
+    """Return the text that an imported model is measured on: that of the task data, else the newest, if any."""
+    request = StageFolder(task_data).request
+    if "text" in request.inputs:
+        return StageFolder(task_data).input("text")
+    folders = (paths.artifacts_dir(base) / "download").glob("*")
+    known = [(manifest.created, folder) for folder in folders if (manifest := artifacts.read_manifest(folder))]
+    return max(known)[1] if known else None
 
 
 def manifest_of(folder: Path) -> Manifest:

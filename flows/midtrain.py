@@ -3,6 +3,7 @@
 from prefect import flow
 
 from flows.download import TASK_DATA
+from flows.earlier_model import EARLIER_OF, ChatPart
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
 from flows.run_names import named
@@ -13,6 +14,8 @@ from nanochat_core.errors import SpecError
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import FinetuneSpec, PipelineSpec, RLSpec
 
+NO_PARAMS = ("conversations", "start_from")  # of a spec: they are inputs of the stage
+
 
 def chat_part(spec: PipelineSpec, part: specs.Stage) -> FinetuneSpec | RLSpec:
     """Return the spec of midtrain, sft or rl; raises SpecError where the recipe leaves the stage out."""
@@ -20,6 +23,12 @@ def chat_part(spec: PipelineSpec, part: specs.Stage) -> FinetuneSpec | RLSpec:
     if value is None:
         raise SpecError(f"The recipe {spec.recipe} has no stage {part}: choose another stage, or fill {part} in.")
     return value
+
+
+def chat_inputs(spec: PipelineSpec, part: ChatPart, conversations: Stage, before: Stage) -> dict[str, Stage]:
+    """Return the inputs of midtrain, sft or rl: its model is that of the stage `before`, or the one it starts from."""
+    model = EARLIER_OF[part] if chat_part(spec, part).start_from else before
+    return {"tokenizer": TOKENIZER, "conversations": conversations, "model": model}
 
 
 def conversations_for(part: specs.Stage) -> Stage:
@@ -40,8 +49,8 @@ MIDTRAIN = Stage(
     part="midtrain",
     module="nanochat_core.stages.midtrain",
     version=2,  # longer rows extend the model's context
-    params=lambda spec: StageParams.of(chat_part(spec, "midtrain"), exclude=["conversations"]),
-    inputs=lambda spec: {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": PRETRAIN},
+    params=lambda spec: StageParams.of(chat_part(spec, "midtrain"), exclude=NO_PARAMS),
+    inputs=lambda spec: chat_inputs(spec, "midtrain", CONVERSATIONS, PRETRAIN),
     uses_torchrun=True,
 )
 

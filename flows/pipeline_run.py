@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows import background, environment, launch, run_artifacts, run_lock
-from flows.earlier_pretrain import EARLIER, check_is_whole, with_earlier
+from flows.earlier_model import EARLIER_OF, check_is_whole, with_earlier
 from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say, warn
 from flows.run_names import command_of, what_is_new
@@ -158,8 +158,8 @@ class PipelineRun:
 
     def _whole(self, stage: Stage) -> StageOutcome:
         """Return the outcome of a stage whose files are needed: where they were pruned, it is made again."""
-        if stage.name == EARLIER.name:
-            check_is_whole(self.outcomes[stage.name])
+        if stage in EARLIER_OF.values():
+            check_is_whole(self.outcomes[stage.name], stage.part)
         elif self.outcomes[stage.name].is_pruned:
             warn(f"{stage.name} runs again: what it made was removed by `nanochat gc`, and is needed now")
             inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}

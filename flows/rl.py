@@ -2,12 +2,11 @@
 
 from prefect import flow
 
-from flows.midtrain import chat_part, conversations_for
+from flows.midtrain import NO_PARAMS, chat_inputs, chat_part, conversations_for
 from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.sft import SFT
 from flows.stage import Stage, StageOutcome, StageParams
-from flows.train_tokenizer import TOKENIZER
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
@@ -17,8 +16,8 @@ RL = Stage(
     part="rl",
     module="nanochat_core.stages.rl",
     version=1,
-    params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=["conversations"]),
-    inputs=lambda spec: {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": SFT},
+    params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=NO_PARAMS),
+    inputs=lambda spec: chat_inputs(spec, "rl", CONVERSATIONS, SFT),
     uses_torchrun=True,
 )
 

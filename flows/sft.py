@@ -2,12 +2,11 @@
 
 from prefect import flow
 
-from flows.midtrain import MIDTRAIN, chat_part, conversations_for
+from flows.midtrain import MIDTRAIN, NO_PARAMS, chat_inputs, chat_part, conversations_for
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
 from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
-from flows.train_tokenizer import TOKENIZER
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
@@ -15,8 +14,7 @@ CONVERSATIONS = conversations_for("sft")
 
 
 def sft_inputs(spec: PipelineSpec) -> dict[str, Stage]:
-    model = PRETRAIN if spec.midtrain is None else MIDTRAIN
-    return {"tokenizer": TOKENIZER, "conversations": CONVERSATIONS, "model": model}
+    return chat_inputs(spec, "sft", CONVERSATIONS, PRETRAIN if spec.midtrain is None else MIDTRAIN)
 
 
 SFT = Stage(
@@ -24,7 +22,7 @@ SFT = Stage(
     part="sft",
     module="nanochat_core.stages.sft",
     version=2,  # longer rows extend the model's context
-    params=lambda spec: StageParams.of(chat_part(spec, "sft"), exclude=["conversations"]),
+    params=lambda spec: StageParams.of(chat_part(spec, "sft"), exclude=NO_PARAMS),
     inputs=sft_inputs,
     uses_torchrun=True,
 )

@@ -243,9 +243,18 @@ class ConversationsSpec(Spec):
     seed: int = Field(42, ge=0, le=2**53, description="random seed")
 
 
+START_FROM = Field(
+    None,
+    min_length=1,
+    description="folder of a finished model to start from, with its tokenizer, for example an imported one; empty: the "
+    "model of the stage before",
+)
+
+
 class FinetuneSpec(Spec):
     """Mid-training or SFT: training on conversations, from an earlier checkpoint, with a fresh optimizer."""
 
+    start_from: str | None = START_FROM
     conversations: ConversationsSpec = Field(description="what it is trained on")
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="rates and schedule")
     mask: Literal["none", "assistant"] = Field(
@@ -279,6 +288,7 @@ class FinetuneSpec(Spec):
 class RLSpec(Spec):
     """On-policy REINFORCE with the mean of each question's samples as baseline."""
 
+    start_from: str | None = START_FROM
     conversations: ConversationsSpec = Field(description="questions to practise on, and those held out")
     optimizer: OptimizerSpec = Field(
         OptimizerSpec(lr_scale=0.05, warmdown_ratio=1.0, grad_clip=None), description="rates and schedule"

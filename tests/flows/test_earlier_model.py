@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.earlier_pretrain import check_is_whole, with_earlier
+from flows.earlier_model import check_is_whole, with_earlier
 from flows.pipeline import pipeline
 from flows.stage import StageOutcome
 from nanochat_core import artifacts
