@@ -37,7 +37,7 @@ class RequestLimits(Spec):
         4_096, ge=1, le=1_048_576, description="tokens of an answer at most; a request for more gets so many"
     )
     top_logprobs: int = Field(20, ge=0, le=20, description="likeliest tokens that are reported beside each token")
-    body_bytes: int = Field(8_388_608, ge=1_024, le=1 << 30, description="bytes of a request's body at most")
+    body_bytes: int = Field(2_097_152, ge=1_024, le=1 << 30, description="bytes of a request's body at most")
     header_bytes: int = Field(32_768, ge=4_096, le=1 << 20, description="bytes of a request's head at most")
     header_seconds: float = Field(10.0, gt=0, le=3_600, description="seconds that a request's head may take to arrive")
     body_seconds: float = Field(30.0, gt=0, le=3_600, description="seconds that a request's body may take to arrive")

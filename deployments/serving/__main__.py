@@ -8,6 +8,7 @@ from deployments.serving.server import run
 from deployments.serving.state import ServedEngine
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import EXIT_BAD_INPUT, NanochatError
+from nanochat_core.inference.requests import Request, Sampling
 from nanochat_core.serve_spec import ServeSpec, parse_serve_spec
 
 USAGE = "usage: python -m deployments.serving SPEC.json"
@@ -29,6 +30,13 @@ def load(spec: ServeSpec) -> ServedEngine:
     return load_engine(Path(spec.model_folder), Path(spec.tokenizer_folder), options=options)
 
 
+async def warm_up(engine: ServedEngine) -> None:
+    """Have the engine say one token: what is set up on the first use is set up before the first client comes."""
+    request = Request((engine.tokenizer.bos,), Sampling(max_new_tokens=1, ignore_eos=True))
+    async for _ in engine.stream(request):
+        pass
+
+
 def main(arguments: list[str]) -> int:
     """Serve; returns the exit code."""
     if len(arguments) != 1:
@@ -40,7 +48,8 @@ def main(arguments: list[str]) -> int:
     except NanochatError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return run(spec, load, folder=paths.base_dir() / "serving", tell=lambda line: print(line, flush=True))
+    folder = paths.base_dir() / "serving"
+    return run(spec, load, folder=folder, warm_up=warm_up, tell=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

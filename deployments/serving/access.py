@@ -26,6 +26,8 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # uvicorn, which sees the scope as it was, leaves the body out
+            scope = dict(scope, method="GET")
         start, status, request_id = time.perf_counter(), 0, f"req_{uuid4().hex}"
 
         async def noted_send(message: Message) -> None:

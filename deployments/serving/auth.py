@@ -16,7 +16,17 @@ from nanochat_core.errors import NanochatError
 
 VARIABLE = "NANOCHAT_API_KEYS"
 SHORTEST_KEY = 16  # characters: shorter ones can be guessed
-OPEN_PATHS = ("/", "/health", "/ready", "/version", "/nanochat/info", "/docs", "/openapi.json", "/favicon.ico")
+OPEN_PATHS = (
+    "/",
+    "/health",
+    "/ready",
+    "/version",
+    "/nanochat/info",
+    "/docs",
+    "/docs.css",
+    "/openapi.json",
+    "/favicon.ico",
+)
 OPEN_FOLDER = "/static/"
 
 

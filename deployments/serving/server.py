@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -29,7 +30,10 @@ FAILURE_SECONDS = 0.5  # between looks whether the engine lives
 IDLE_SECONDS = 6.0  # that idle connections have, after a replacement, to send what is on its way
 FLUSH_SECONDS = 5.0  # for the last words of answers that were cut off
 EXIT_FAILED = 1
+LONGEST_ERROR = 500  # characters
+logger = logging.getLogger("nanochat.serving")
 Loader = Callable[[ServeSpec], ServedEngine]
+WarmUp = Callable[[ServedEngine], Awaitable[None]]
 Tell = Callable[[str], None]
 
 
@@ -44,9 +48,20 @@ class QuietServer(uvicorn.Server):
 class Server:
     """One server; `run` returns its exit code."""
 
-    def __init__(self, spec: ServeSpec, load: Loader, *, folder: Path, tell: Tell = lambda line: None) -> None:
-        """`folder` is for control sockets. Raises NanochatError for API keys that cannot be used."""
-        self.spec, self._load, self._folder, self._tell = spec, load, folder, tell
+    def __init__(
+        self,
+        spec: ServeSpec,
+        load: Loader,
+        *,
+        folder: Path,
+        warm_up: WarmUp | None = None,
+        tell: Tell = lambda line: None,
+    ) -> None:
+        """`folder` is for control sockets; `warm_up` makes a loaded engine ready for its first client.
+
+        Raises NanochatError for API keys that cannot be used.
+        """
+        self.spec, self._load, self._folder, self._warm_up, self._tell = spec, load, folder, warm_up, tell
         self.state = ServerState(spec, keys=ApiKeys.load(spec.api_keys_file))
         self.status = StatusFile(spec.status_file, spec.model_name)
         self._stop = asyncio.Event()
@@ -100,6 +115,8 @@ class Server:
         """Load the model beside the event loop."""
         self._tell(f"Loading the model in {self.spec.model_folder} …")
         engine = await asyncio.to_thread(self._load, self.spec)
+        if self._warm_up is not None:
+            await self._warm_up(engine)
         self.state.engine_or_none = engine
         self.state.metrics.watch(self.spec.model_name, engine.stats)
 
@@ -137,6 +154,8 @@ class Server:
         return server, work
 
     def _become_ready(self) -> None:
+        if self._stop.is_set():  # asked to end while the model was loading
+            return
         self.state.phase = "ready"
         self.status.write("ready")
         for line in greeting(self.spec, self.url, needs_key=self.state.needs_key):
@@ -232,10 +251,15 @@ class Server:
                 self._loop.remove_signal_handler(number)
 
 
-def run(spec: ServeSpec, load: Loader, *, folder: Path, tell: Tell) -> int:
-    """Serve until the end; returns the exit code. Raises NanochatError for what a user can mend."""
+def run(spec: ServeSpec, load: Loader, *, folder: Path, tell: Tell, warm_up: WarmUp | None = None) -> int:
+    """Serve until the end; returns the exit code. What goes wrong is said in one line on stderr."""
     try:
-        return asyncio.run(Server(spec, load, folder=folder, tell=tell).run())
+        return asyncio.run(Server(spec, load, folder=folder, tell=tell, warm_up=warm_up).run())
     except NanochatError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except Exception as error:  # no memory for the model, a disk that fails, a mistake of ours
+        logger.debug("the server has failed", exc_info=error)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error: the server has failed: {text[:LONGEST_ERROR]}", file=sys.stderr, flush=True)
+        return EXIT_FAILED

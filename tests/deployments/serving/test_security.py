@@ -355,6 +355,13 @@ def test_other_web_pages_may_not_read_answers_unless_they_are_named() -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_who_asks_for_the_head_alone_gets_no_body(client: httpx.Client) -> None:
+    for path in ("/health", "/", "/v1/models"):
+        answer = client.head(path)
+        assert answer.status_code == 200 and answer.content == b"" and int(answer.headers["content-length"]) > 0
+    assert client.head(CHAT_PATH).status_code == 405
+
+
 def test_browsers_are_told_to_run_nothing_from_elsewhere(client: httpx.Client) -> None:
     for path in ("/", "/docs", "/v1/models", "/nope"):
         headers = client.get(path).headers
