@@ -62,6 +62,11 @@ class ChatServer:
         return "".join(pieces).strip()
 
 
+def parts(**texts: str) -> list[Part]:
+    """Return an answer in parts: parts(text="It is ", python="1+1", python_output="2")."""
+    return [{"type": kind, "text": text} for kind, text in texts.items()]
+
+
 @contextmanager
 def chat_server(*, tokenizer: Tokenizer | None = None, **options: Any) -> Iterator[ChatServer]:
     """Yield a server; `options` are fields of ServeSpec. A token is a byte where no tokenizer is given."""

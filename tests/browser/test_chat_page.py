@@ -192,3 +192,9 @@ def test_every_module_is_loaded_ahead_and_every_style_is_linked() -> None:
     assert files - named == {"css/api.css"}  # that one is of the page about the API
     assert not re.search(r"""\s(?:style|on\w+)=["']|<style|<script(?![^>]+src=)""", page)
     assert [name for name in named if not (STATIC / name).is_file()] == []
+
+
+def test_scripts_and_styles_keep_the_sizes_of_the_house() -> None:
+    sources = {path.name: path.read_text(encoding="utf-8").splitlines() for path in STATIC.glob("*s/*.*s")}
+    assert len(sources) > 40
+    assert [name for name, lines in sources.items() if len(lines) > 500 or max(map(len, lines)) > 120] == []

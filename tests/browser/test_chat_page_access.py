@@ -13,6 +13,12 @@ from tests.browser.chromium import visitor
 from tests.browser.conftest import OWN_HOST
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+FOCUSED = """(() => {
+    const node = document.activeElement;
+    return node.getAttribute("aria-label") ?? node.labels?.[0]?.textContent ?? node.textContent.trim();
+})()"""
+MOVING = """[...document.querySelectorAll("*")]
+    .filter((node) => parseFloat(getComputedStyle(node).transitionDuration) > 0).map((node) => node.className)"""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
@@ -63,8 +69,7 @@ def open_settings(chat: ChatPage) -> None:
 
 def focused(page: Page) -> str:
     """Return the name of what has the focus."""
-    script = "(() => { const node = document.activeElement; return node.getAttribute('aria-label') ?? node.labels?.[0]?.textContent ?? node.textContent.trim(); })()"
-    return str(page.evaluate(script))
+    return str(page.evaluate(FOCUSED))
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -125,7 +130,7 @@ def test_everything_can_be_done_by_keyboard(new_chat: ChatPage, server: ChatServ
     while "Edit and send again" not in seen and len(seen) < 12:
         keyboard.press("Shift+Tab")
         seen.append(focused(page))
-    assert ["How this answer was made", "Token probabilities", "Answer again", "Copy answer"] == seen[:4]
+    assert seen[:4] == ["How this answer was made", "Token probabilities", "Answer again", "Copy answer"]
     expect(page.get_by_role("button", name="Edit and send again")).to_be_visible()
     keyboard.press("Enter")
     assert focused(page) == "Edit the message"
@@ -209,10 +214,7 @@ def test_nothing_moves_for_who_wants_no_motion(browser: Browser, server: ChatSer
         chat.begin("Wait.")
         expect(page.get_by_role("img", name="Writing")).to_be_visible()
         assert page.evaluate("document.getAnimations().length") == 0
-        moving = (
-            "[...document.querySelectorAll('*')].filter((n) => parseFloat(getComputedStyle(n).transitionDuration) > 0)"
-        )
-        assert page.evaluate(f"{moving}.map((n) => n.className)") == []
+        assert page.evaluate(MOVING) == []
 
 
 def test_a_phone_has_room_and_large_targets(browser: Browser, server: ChatServer) -> None:

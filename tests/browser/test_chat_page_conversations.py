@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from tasks_eval.custom_json import read_conversations
 from tests.browser.chat_page import ChatPage
-from tests.browser.chat_server import ChatServer
+from tests.browser.chat_server import ChatServer, parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,7 +59,7 @@ def test_an_export_can_be_imported_with_all_branches(new_chat: ChatPage, server:
     chat = new_chat
     server.tell("one")
     chat.ask("Which <b>?")
-    server.tell([{"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}])
+    server.tell(parts(python="1+1", python_output="2"))
     chat.button("Answer again").click()
     expect(chat.last_answer.locator(".tool")).to_be_visible()
     path = downloaded(chat, chat.button("Export all").click)
@@ -77,19 +77,15 @@ def test_an_export_can_be_imported_with_all_branches(new_chat: ChatPage, server:
 def test_an_export_for_training_is_what_training_reads(new_chat: ChatPage, server: ChatServer, tmp_path: Path) -> None:
     chat = new_chat
     chat.type("/system Be kind.")
-    parts = [
-        {"type": "text", "text": "It is "},
-        {"type": "python", "text": "1+1"},
-        {"type": "python_output", "text": "2"},
-    ]
-    server.tell(parts)
+    answer = parts(text="It is ", python="1+1", python_output="2")
+    server.tell(answer)
     chat.ask("1+1?")
     path = downloaded(chat, lambda: menu(chat, "1+1?", "Export for training"))
     [conversation] = read_conversations(path)
     assert conversation["messages"] == [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "1+1?"},
-        {"role": "assistant", "content": parts},
+        {"role": "assistant", "content": answer},
     ]
     menu(chat, "1+1?", "Delete")
     expect(chat.titles).to_have_count(0)
@@ -128,11 +124,9 @@ def test_lines_composition_and_blanks(chat: ChatPage, server: ChatServer) -> Non
     box.press("Shift+Enter")
     box.press_sequentially("two")
     expect(box).to_have_value("one\ntwo")
-    compose = (
-        """(box, more) => box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, ...more }))"""
-    )
+    press = "(box, more) => box.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, ...more }))"
     for more in ({"isComposing": True}, {"keyCode": 229}):
-        box.evaluate(compose, more)
+        box.evaluate(press, more)
         expect(box).to_have_value("one\ntwo")
     box.press("Enter")
     expect(box).to_have_value("")

@@ -120,11 +120,9 @@ def talk(page: Page, server: ChatServer, *questions: str, earlier: Sequence[str]
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_a_conversation(browser: Browser, word_server: ChatServer, images: Path, look: str) -> None:
     earlier = ["Spell the word strawberry", "A poem about gradients", "Which is the largest planet?"]
-    questions = (
-        ["Which letters are the most common ones of a text?"]
-        if look == "dark"
-        else ["What is 12*7?", "Why is the sky blue?"]
-    )
+    questions = ["What is 12*7?", "Why is the sky blue?"]
+    if look == "dark":
+        questions = ["Which letters are the most common ones of a text?"]
     with visitor(browser, allowed=OWN_HOST, **LOOKS[look]) as page:
         talk(page, word_server, *questions, earlier=[] if look == "phone" else earlier)
         take(page, images, look)

@@ -1,4 +1,4 @@
-"""What happens while an answer comes: drawing, scrolling, stops and breaks, and chats that are longer than the context."""
+"""What happens while an answer comes: drawing, scrolling, breaks, and chats that are longer than the context."""
 
 import re
 

@@ -3,8 +3,8 @@
  *
  *   answer += {model, sampling, finish: "stop" | "length" | null, dropped: number of old messages left out,
  *              usage: {prompt, cached, completion} or null, timing: {started, first, last}, pieces: chunks with text,
- *              tokens: [{text, logprob or null, alternatives: [{text, logprob}], type}], carried: number of tokens that it
- *              began with, error: {message, code, status, until}}
+ *              tokens: [{text, logprob or null, alternatives: [{text, logprob}], type}],
+ *              carried: number of tokens that it began with, error: {message, code, status, until}}
  *
  * Times are milliseconds since 1970; log-probabilities are natural logarithms.
  */
@@ -53,7 +53,8 @@ export function addChunk(answer, chunk, now) {
   const tokens = choice.logprobs?.content ?? [];
   for (const token of tokens) answer.tokens.push({ ...scored(token), type });
   // What the tool said has no probability; it is shown among the tokens all the same.
-  if (text && !tokens.length && answer.sampling?.logprobs) answer.tokens.push({ text, logprob: null, alternatives: [], type });
+  if (text && !tokens.length && answer.sampling?.logprobs)
+    answer.tokens.push({ text, logprob: null, alternatives: [], type });
   if (choice.finish_reason) answer.finish = choice.finish_reason;
 }
 
@@ -89,7 +90,8 @@ export function tokenText({ token, bytes }) {
 }
 
 function described(error) {
-  if (!(error instanceof ApiError)) return { message: `The page broke: ${error.message}`, code: "page", status: 0, until: null };
+  if (!(error instanceof ApiError))
+    return { message: `The page broke: ${error.message}`, code: "page", status: 0, until: null };
   const { message, code, status, waitSeconds } = error;
   return { message, code, status, until: waitSeconds === null ? null : Date.now() + 1000 * waitSeconds };
 }

@@ -1,4 +1,4 @@
-/** The server's HTTP API, as far as the page needs it. Addresses are relative, so that a proxy may mount it anywhere. */
+/** The server's HTTP API, as the page needs it. Addresses are relative, so that a proxy may mount it anywhere. */
 
 import { eventData } from "./event_stream.js";
 
@@ -42,12 +42,20 @@ export class Api {
 
   /** Yield the chunks of a streamed chat completion. Raises ApiError, also for an error in the midst of the stream. */
   async *streamChat(body, signal) {
-    const response = await this.#fetch("v1/chat/completions", { ...body, stream: true, stream_options: { include_usage: true } }, signal);
+    const response = await this.#fetch(
+      "v1/chat/completions",
+      { ...body, stream: true, stream_options: { include_usage: true } },
+      signal,
+    );
     try {
       for await (const data of eventData(response.body)) {
         if (data === "[DONE]") return;
         const chunk = parsed(data);
-        if (chunk.error) throw new ApiError(chunk.error.message, { status: response.status, code: chunk.error.code ?? "server_error" });
+        if (chunk.error)
+          throw new ApiError(chunk.error.message, {
+            status: response.status,
+            code: chunk.error.code ?? "server_error",
+          });
         yield chunk;
       }
     } catch (error) {

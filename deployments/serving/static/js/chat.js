@@ -175,7 +175,11 @@ export class Chat extends EventTarget {
 
   /** What to send for the messages down to `last`: one that ends with the beginning of an answer is continued. */
   #request(conversation, last) {
-    const request = { model: this.settings.get("model"), messages: conversations.apiMessages(conversation, last), ...this.settings.sampling() };
+    const request = {
+      model: this.settings.get("model"),
+      messages: conversations.apiMessages(conversation, last),
+      ...this.settings.sampling(),
+    };
     if (!this.settings.get("useTools")) request.use_tools = false;
     if (this.settings.get("showTokens")) Object.assign(request, { logprobs: true, top_logprobs: ALTERNATIVES });
     return request;

@@ -29,7 +29,11 @@ function copyBySelection(text) {
 
 /** Return a button that copies what `read` returns, and says so. */
 export function copyButton(label, read) {
-  const button = element("button", { type: "button", class: "icon-button", "aria-label": label, title: label }, icon("copy"));
+  const button = element(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label },
+    icon("copy"),
+  );
   let timer = 0;
   button.addEventListener("click", async () => {
     const isCopied = await copyText(read());

@@ -13,7 +13,12 @@ export function newCodeBlock(text, language) {
   const block = element(
     "figure",
     { class: "code" },
-    element("figcaption", { class: "code-head" }, element("span", {}, language || "text"), copyButton("Copy code", () => code.textContent)),
+    element(
+      "figcaption",
+      { class: "code-head" },
+      element("span", {}, language || "text"),
+      copyButton("Copy code", () => code.textContent),
+    ),
     element("pre", { tabindex: 0, role: "group", "aria-label": language ? `Code, ${language}` : "Code" }, code),
   );
   block.dataset.language = language;

@@ -28,7 +28,8 @@ export class CommandMenu {
     const steps = { ArrowDown: 1, ArrowUp: -1 };
     if (event.key in steps) this.#mark((this.at + steps[event.key] + this.names.length) % this.names.length);
     else if (event.key === "Escape") this.close();
-    else if (event.key === "Tab" || (event.key === "Enter" && this.names[this.at] !== this.#typed())) this.choose(this.names[this.at]);
+    else if (event.key === "Tab" || (event.key === "Enter" && this.names[this.at] !== this.#typed()))
+      this.choose(this.names[this.at]);
     else return false;
     event.preventDefault();
     event.stopPropagation();
@@ -53,7 +54,13 @@ export class CommandMenu {
     const { usage, hint } = this.commands[name];
     return element(
       "div",
-      { class: "command", role: "option", id: `command-${name}`, onclick: () => this.choose(name), onpointermove: () => this.at !== index && this.#mark(index) },
+      {
+        class: "command",
+        role: "option",
+        id: `command-${name}`,
+        onclick: () => this.choose(name),
+        onpointermove: () => this.at !== index && this.#mark(index),
+      },
       element("code", {}, usage),
       element("span", {}, hint),
     );
@@ -61,7 +68,8 @@ export class CommandMenu {
 
   #mark(index) {
     this.at = index;
-    for (const [place, option] of [...this.root.children].entries()) option.setAttribute("aria-selected", String(place === index));
+    for (const [place, option] of [...this.root.children].entries())
+      option.setAttribute("aria-selected", String(place === index));
     const option = this.root.children[index];
     this.box.setAttribute("aria-activedescendant", option.id);
     option.scrollIntoView({ block: "nearest" });

@@ -46,7 +46,9 @@ export function makeCommands(page) {
       hint: "Show or hide the probabilities of tokens",
       run() {
         settings.set("showTokens", !settings.get("showTokens"));
-        return settings.get("showTokens") ? "New answers come with the probability of every token." : "Answers come without probabilities.";
+        return settings.get("showTokens")
+          ? "New answers come with the probability of every token."
+          : "Answers come without probabilities.";
       },
     },
     tokenizer: { usage: "/tokenizer", hint: "Open the tokenizer playground", run: page.openPlayground },
@@ -76,7 +78,8 @@ function distance(a, b) {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
-    for (let j = 1; j <= b.length; j++) next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] !== b[j - 1]));
+    for (let j = 1; j <= b.length; j++)
+      next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] !== b[j - 1]));
     row = next;
   }
   return row[b.length];

@@ -94,7 +94,9 @@ export class Composer {
     const near = matching(Object.keys(this.commands), name);
     const guess = near.length && name ? ` Did you mean /${near[0]}?` : "";
     this.fill(text);
-    this.say(`There is no command /${name}.${guess} /help lists them; a message that begins with a slash begins with two.`);
+    this.say(
+      `There is no command /${name}.${guess} /help lists them; a message that begins with a slash begins with two.`,
+    );
   }
 
   #complete(name) {

@@ -26,7 +26,8 @@ export async function wireModels(api, settings, info) {
   const picker = byId("model");
   const names = await api.models().catch(() => [info.model_name]);
   picker.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
-  if (!names.includes(settings.get("model"))) settings.set("model", names.includes(info.model_name) ? info.model_name : names[0]);
+  if (!names.includes(settings.get("model")))
+    settings.set("model", names.includes(info.model_name) ? info.model_name : names[0]);
   picker.value = settings.get("model");
   picker.onchange = () => settings.set("model", picker.value);
 }

@@ -17,7 +17,16 @@ const TITLE_CHARACTERS = 60;
 
 export function newConversation(system = "") {
   const now = Date.now();
-  return { id: newId(), title: "New chat", isNamed: false, system, created: now, updated: now, head: null, messages: {} };
+  return {
+    id: newId(),
+    title: "New chat",
+    isNamed: false,
+    system,
+    created: now,
+    updated: now,
+    head: null,
+    messages: {},
+  };
 }
 
 /** Add a question below `parent` (or as a beginning), show it, and return it. */
@@ -43,7 +52,8 @@ function add(conversation, fields) {
 /** The messages that are shown, the first one first. */
 export function shownMessages(conversation) {
   const path = [];
-  for (let id = conversation.head; id !== null; id = conversation.messages[id].parent) path.unshift(conversation.messages[id]);
+  for (let id = conversation.head; id !== null; id = conversation.messages[id].parent)
+    path.unshift(conversation.messages[id]);
   return path;
 }
 

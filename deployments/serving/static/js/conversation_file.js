@@ -1,7 +1,7 @@
 /**
  * Conversations as files. What is exported holds everything, branches too, and can be imported again. What is imported
- * may also be plain conversations, {"messages": [{"role", "content"}, …]} or a bare list of messages, one or many in a
- * JSON file or one a line (JSONL): the form in which training data is written here.
+ * may also be plain conversations, {"messages": [{"role", "content"}, …]} or a bare list of messages, one or many in
+ * a JSON file or one a line (JSONL): the form in which training data is written here.
  */
 
 import { addAnswer, addQuestion, newConversation, plainText, shownMessages } from "./conversation.js";
@@ -20,7 +20,10 @@ export function exported(conversations) {
 export function trainingLine(conversation) {
   const messages = shownMessages(conversation).map((message) => ({
     role: message.role,
-    content: message.role === "user" || message.parts.every((part) => part.type === "text") ? plainText(message) : message.parts,
+    content:
+      message.role === "user" || message.parts.every((part) => part.type === "text")
+        ? plainText(message)
+        : message.parts,
   }));
   if (conversation.system.trim()) messages.unshift({ role: "system", content: conversation.system.trim() });
   return `${JSON.stringify({ messages })}\n`;
@@ -61,12 +64,14 @@ function parsedLine(line, number) {
 
 function fromMessages(value) {
   const messages = Array.isArray(value) ? value : value?.messages;
-  if (!Array.isArray(messages) || !messages.length) throw new Error('expected {"messages": [{"role": …, "content": …}, …]}');
+  if (!Array.isArray(messages) || !messages.length)
+    throw new Error('expected {"messages": [{"role": …, "content": …}, …]}');
   const conversation = newConversation();
   for (const [index, { role, content }] of messages.entries()) {
     if (role === "system" && index === 0 && typeof content === "string") conversation.system = content;
     else if (role === "user" && typeof content === "string") addQuestion(conversation, content, conversation.head);
-    else if (role === "assistant" && conversation.messages[conversation.head]?.role === "user") Object.assign(addAnswer(conversation, conversation.head), { parts: partsOf(content), state: "done" });
+    else if (role === "assistant" && conversation.messages[conversation.head]?.role === "user")
+      Object.assign(addAnswer(conversation, conversation.head), { parts: partsOf(content), state: "done" });
     else throw new Error(`message ${index + 1} (${role}) cannot stand there in a chat`);
   }
   return conversation;
@@ -74,7 +79,8 @@ function fromMessages(value) {
 
 function partsOf(content) {
   const parts = typeof content === "string" ? [{ type: "text", text: content }] : content;
-  const isFine = Array.isArray(parts) && parts.every((part) => PART_TYPES.includes(part?.type) && typeof part.text === "string");
+  const isFine =
+    Array.isArray(parts) && parts.every((part) => PART_TYPES.includes(part?.type) && typeof part.text === "string");
   if (!isFine) throw new Error("an answer is text, or a list of parts with type and text");
   return parts.map(({ type, text }) => ({ type, text }));
 }
@@ -86,9 +92,11 @@ function checkedTree(value) {
   for (const time of ["created", "updated"]) if (Number.isFinite(value[time])) conversation[time] = value[time];
   const ids = new Map(Object.keys(value.messages).map((id) => [id, newId()]));
   for (const [id, message] of Object.entries(value.messages)) {
-    if (message?.parent !== null && !ids.has(message?.parent)) throw new Error(`message ${id} follows one that is missing`);
+    if (message?.parent !== null && !ids.has(message?.parent))
+      throw new Error(`message ${id} follows one that is missing`);
     const fields = { ...checkedMessage(message, id), id: ids.get(id), parent: ids.get(message.parent) ?? null };
-    if (fields.role === "assistant" && value.messages[message.parent]?.role !== "user") throw new Error(`message ${id} answers no question`);
+    if (fields.role === "assistant" && value.messages[message.parent]?.role !== "user")
+      throw new Error(`message ${id} answers no question`);
     conversation.messages[fields.id] = fields;
   }
   conversation.head = ids.get(value.head) ?? null;
@@ -106,16 +114,25 @@ function checkedMessage(message, id) {
   const answer = { role: "assistant", created, parts: partsOf(message.parts), state };
   for (const name of ["model", "finish"]) if (typeof message[name] === "string") answer[name] = message[name];
   for (const name of ["dropped", "pieces", "carried"]) if (Number.isFinite(message[name])) answer[name] = message[name];
-  if (["prompt", "cached", "completion"].every((name) => Number.isFinite(message.usage?.[name]))) answer.usage = message.usage;
-  if (["started", "first", "last"].every((name) => Number.isFinite(message.timing?.[name]))) answer.timing = message.timing;
-  if (Object.values(message.sampling ?? {}).every((value) => typeof value !== "object")) answer.sampling = { ...message.sampling };
+  if (["prompt", "cached", "completion"].every((name) => Number.isFinite(message.usage?.[name])))
+    answer.usage = message.usage;
+  if (["started", "first", "last"].every((name) => Number.isFinite(message.timing?.[name])))
+    answer.timing = message.timing;
+  if (Object.values(message.sampling ?? {}).every((value) => typeof value !== "object"))
+    answer.sampling = { ...message.sampling };
   if (Array.isArray(message.tokens) && message.tokens.every(isToken)) answer.tokens = message.tokens;
   return answer;
 }
 
 function isToken(token) {
-  const isScored = (entry) => typeof entry?.text === "string" && (entry.logprob === null || Number.isFinite(entry.logprob));
-  return isScored(token) && PART_TYPES.includes(token.type) && Array.isArray(token.alternatives) && token.alternatives.every((entry) => isScored(entry) && entry.logprob !== null);
+  const isScored = (entry) =>
+    typeof entry?.text === "string" && (entry.logprob === null || Number.isFinite(entry.logprob));
+  return (
+    isScored(token) &&
+    PART_TYPES.includes(token.type) &&
+    Array.isArray(token.alternatives) &&
+    token.alternatives.every((entry) => isScored(entry) && entry.logprob !== null)
+  );
 }
 
 function rejectCircles({ messages }) {

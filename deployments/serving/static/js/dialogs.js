@@ -42,7 +42,13 @@ export async function confirmed(question, yes) {
 /** Ask for the API key and keep it; true where one was given. */
 export async function askForKey() {
   const isGiven = await openDialog("API key", (close) => {
-    const box = element("input", { type: "password", id: "api-key", autocomplete: "off", spellcheck: "false", required: true });
+    const box = element("input", {
+      type: "password",
+      id: "api-key",
+      autocomplete: "off",
+      spellcheck: "false",
+      required: true,
+    });
     const remember = element("input", { type: "checkbox", id: "remember-key" });
     box.value = readKey();
     const onsubmit = (event) => {
@@ -55,10 +61,19 @@ export async function askForKey() {
         "form",
         { onsubmit },
         element("h2", {}, "API key"),
-        element("p", { class: "dialog-text" }, "This server answers only those who have a key. It is sent to this server and nowhere else."),
+        element(
+          "p",
+          { class: "dialog-text" },
+          "This server answers only those who have a key. It is sent to this server and nowhere else.",
+        ),
         element("label", { for: "api-key" }, "Key"),
         box,
-        element("div", { class: "check-row" }, remember, element("label", { for: "remember-key" }, "Remember it in this browser")),
+        element(
+          "div",
+          { class: "check-row" },
+          remember,
+          element("label", { for: "remember-key" }, "Remember it in this browser"),
+        ),
         element(
           "div",
           { class: "dialog-row" },

@@ -28,7 +28,7 @@ export function newId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Return a function that asks for `work` to be done once before the next frame is drawn, however often it is called. */
+/** Return a function that has `work` done once before the next frame is drawn, however often it is called. */
 export function oncePerFrame(work) {
   let frame = 0;
   return () => {

@@ -16,7 +16,11 @@ export class ErrorView {
   constructor({ retry, openKey }) {
     this.text = element("p", {});
     this.wait = element("p", { class: "error-wait" });
-    this.retry = element("button", { type: "button", class: "plain-button", onclick: () => this.#isOpen() && retry() }, "Retry");
+    this.retry = element(
+      "button",
+      { type: "button", class: "plain-button", onclick: () => this.#isOpen() && retry() },
+      "Retry",
+    );
     this.key = element("button", { type: "button", class: "main-button", onclick: openKey }, "Enter the key");
     this.root = element(
       "div",

@@ -16,7 +16,11 @@ const marked = new Marked({
       return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
     },
     image({ href, title, text }) {
-      return this.link({ href, title, tokens: [{ type: "text", raw: text, text: `Image: ${text || href}`, escaped: false }] });
+      return this.link({
+        href,
+        title,
+        tokens: [{ type: "text", raw: text, text: `Image: ${text || href}`, escaped: false }],
+      });
     },
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     tablecell({ tokens, header, align }) {
@@ -83,7 +87,12 @@ function blockOf(token) {
 /** An answer such as "84." is a sentence and not an empty list. */
 function withoutEmptyList(token) {
   if (token.type !== "list" || token.items.some((item) => item.text.trim())) return token;
-  return { type: "paragraph", raw: token.raw, text: token.raw, tokens: [{ type: "text", raw: token.raw, text: token.raw.trim(), escaped: false }] };
+  return {
+    type: "paragraph",
+    raw: token.raw,
+    text: token.raw,
+    tokens: [{ type: "text", raw: token.raw, text: token.raw.trim(), escaped: false }],
+  };
 }
 
 function unmarked(text) {

@@ -1,6 +1,5 @@
 /** One message as elements: a question in a bubble, an answer as text, each with what can be done with it. */
 
-import { tokenCount, tokensPerSecond } from "./answer.js";
 import { AnswerDetails } from "./answer_details.js";
 import { copyButton } from "./clipboard.js";
 import { plainText } from "./conversation.js";
@@ -8,6 +7,7 @@ import { element } from "./dom.js";
 import { ErrorView } from "./error_view.js";
 import { icon, iconButton } from "./icons.js";
 import { MarkdownView } from "./markdown.js";
+import { rateText } from "./status_line.js";
 import { TokenView } from "./token_view.js";
 import { ToolCallView, shownParts } from "./tool_call.js";
 
@@ -17,7 +17,13 @@ class VariantPager {
     this.place = element("span", { class: "pager-place" });
     this.earlier = iconButton("left", "Earlier variant", () => go(-1));
     this.later = iconButton("right", "Later variant", () => go(1));
-    this.root = element("div", { class: "pager", role: "group", "aria-label": "Variants" }, this.earlier, this.place, this.later);
+    this.root = element(
+      "div",
+      { class: "pager", role: "group", "aria-label": "Variants" },
+      this.earlier,
+      this.place,
+      this.later,
+    );
   }
 
   update(variants, id) {
@@ -103,15 +109,27 @@ export class AnswerView {
     Object.assign(this, { message, actions, parts: [], tokenView: null, isTokens: null });
     this.notice = element("p", { class: "notice", hidden: true });
     this.body = element("div", { class: "answer-body" });
-    this.caret = element("span", { class: "thinking", role: "img", "aria-label": "Writing" }, element("i"), element("i"), element("i"));
+    this.caret = element(
+      "span",
+      { class: "thinking", role: "img", "aria-label": "Writing" },
+      element("i"),
+      element("i"),
+      element("i"),
+    );
     this.error = new ErrorView({ retry: () => actions.regenerate(message.id), openKey: actions.openKey });
     this.endingText = element("span", {});
-    const goOn = element("button", { type: "button", class: "text-button", onclick: () => actions.continue(this.message.id) }, "Continue");
+    const goOn = element(
+      "button",
+      { type: "button", class: "text-button", onclick: () => actions.continue(this.message.id) },
+      "Continue",
+    );
     this.ending = element("p", { class: "ending", hidden: true }, this.endingText, goOn);
     this.pager = new VariantPager((step) => actions.showVariant(message.id, step));
     this.details = new AnswerDetails(() => this.message);
     this.stats = element("span", { class: "stats" });
-    this.tokensButton = iconButton("bars", "Token probabilities", () => this.#toggleTokens(), { "aria-pressed": "false" });
+    this.tokensButton = iconButton("bars", "Token probabilities", () => this.#toggleTokens(), {
+      "aria-pressed": "false",
+    });
     this.bar = element(
       "div",
       { class: "actions" },
@@ -148,15 +166,21 @@ export class AnswerView {
     this.endingText.textContent = endingOf(message);
     this.ending.hidden = !this.endingText.textContent;
     this.pager.update(variants, message.id);
-    this.stats.textContent = statsOf(message);
+    this.stats.textContent = rateText(message) ?? "";
   }
 
   #showNotice(dropped) {
     this.notice.hidden = !dropped;
     if (!dropped) return;
     const context = this.actions.maxContext();
-    const [what, size] = [dropped === 1 ? "message does" : `${dropped} messages do`, context ? ` of ${context.toLocaleString("en")} tokens` : ""];
-    this.notice.replaceChildren(icon("info"), `The oldest ${what} not fit into the model's context${size} any more: this answer was written without.`);
+    const [what, size] = [
+      dropped === 1 ? "message does" : `${dropped} messages do`,
+      context ? ` of ${context.toLocaleString("en")} tokens` : "",
+    ];
+    this.notice.replaceChildren(
+      icon("info"),
+      `The oldest ${what} not fit into the model's context${size} any more: this answer was written without.`,
+    );
   }
 
   #showBody(message, isLive, isTokens) {
@@ -205,13 +229,4 @@ export class AnswerView {
 function endingOf({ state, finish, parts }) {
   if (state === "stopped") return parts.length ? "Stopped." : "Stopped before the first word.";
   return finish === "length" ? "Cut off at the limit of tokens." : "";
-}
-
-/** Numbers for the line below an answer: tokens, tokens a second. */
-function statsOf(message) {
-  const { count, isExact } = tokenCount(message);
-  if (!count) return "";
-  const rate = tokensPerSecond(message);
-  const words = `${isExact ? "" : "about "}${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}`;
-  return rate === null ? words : `${words} · ${rate.toFixed(rate < 10 ? 1 : 0)} tok/s`;
 }

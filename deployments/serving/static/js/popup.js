@@ -1,4 +1,4 @@
-/** A small box beside a button: a menu, or a table. It closes by Escape, by a click elsewhere, and gives back the focus. */
+/** A small box beside a button: a menu, or a table. Escape or a click elsewhere closes it and gives back the focus. */
 
 import { element } from "./dom.js";
 
@@ -32,7 +32,8 @@ function place(box, rect) {
   const left = Math.min(rect.left, innerWidth - box.offsetWidth - MARGIN_PIXELS);
   const isBelow = rect.bottom + GAP_PIXELS + box.offsetHeight < innerHeight - MARGIN_PIXELS;
   box.style.left = `${Math.max(MARGIN_PIXELS, left)}px`;
-  box.style.top = `${isBelow ? rect.bottom + GAP_PIXELS : Math.max(MARGIN_PIXELS, rect.top - GAP_PIXELS - box.offsetHeight)}px`;
+  const above = Math.max(MARGIN_PIXELS, rect.top - GAP_PIXELS - box.offsetHeight);
+  box.style.top = `${isBelow ? rect.bottom + GAP_PIXELS : above}px`;
 }
 
 /** Open a menu; `entries` are {label, icon (an element), act}. */
@@ -42,7 +43,18 @@ export function openMenu(button, label, entries) {
       box.hidePopover();
       entry.act();
     };
-    return element("button", { type: "button", role: "menuitem", class: entry.isGrave ? "menu-item grave" : "menu-item", tabindex: -1, onclick: act }, entry.icon, entry.label);
+    return element(
+      "button",
+      {
+        type: "button",
+        role: "menuitem",
+        class: entry.isGrave ? "menu-item grave" : "menu-item",
+        tabindex: -1,
+        onclick: act,
+      },
+      entry.icon,
+      entry.label,
+    );
   });
   const box = openBeside(button, items, label, "menu");
   items[0].focus();

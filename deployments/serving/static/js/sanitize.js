@@ -2,7 +2,8 @@
 
 import DOMPurify from "../vendor/dompurify/purify.es.js";
 
-const TAGS = "a blockquote br code del div em h2 h3 h4 h5 h6 hr li ol p pre span strong table tbody td th thead tr ul".split(" ");
+const TAGS =
+  "a blockquote br code del div em h2 h3 h4 h5 h6 hr li ol p pre span strong table tbody td th thead tr ul".split(" ");
 const ADDRESSES = /^(?:https?:\/\/|mailto:)/i;
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {

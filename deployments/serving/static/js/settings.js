@@ -7,14 +7,52 @@ const KEY = "nanochat.settings";
  * `off` is the value that switches a number off.
  */
 export const SAMPLING = {
-  temperature: { label: "Temperature", min: 0, max: 2, step: 0.05, fallback: 0.8, hint: "0 always takes the likeliest token" },
-  top_k: { label: "Top-k", min: 0, max: 200, step: 1, fallback: 50, off: 0, hint: "Only the k likeliest tokens; 0 is off" },
-  top_p: { label: "Top-p", min: 0.05, max: 1, step: 0.01, fallback: 1, off: 1, hint: "The likeliest tokens that hold this share; 1 is off" },
-  max_tokens: { label: "Max tokens", min: 1, max: 4096, step: 1, fallback: 512, hint: "An answer is cut after so many" },
+  temperature: {
+    label: "Temperature",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    fallback: 0.8,
+    hint: "0 always takes the likeliest token",
+  },
+  top_k: {
+    label: "Top-k",
+    min: 0,
+    max: 200,
+    step: 1,
+    fallback: 50,
+    off: 0,
+    hint: "Only the k likeliest tokens; 0 is off",
+  },
+  top_p: {
+    label: "Top-p",
+    min: 0.05,
+    max: 1,
+    step: 0.01,
+    fallback: 1,
+    off: 1,
+    hint: "The likeliest tokens that hold this share; 1 is off",
+  },
+  max_tokens: {
+    label: "Max tokens",
+    min: 1,
+    max: 4096,
+    step: 1,
+    fallback: 512,
+    hint: "An answer is cut after so many",
+  },
 };
 const SEED_LIMIT = 2 ** 31;
 
-const PREFERENCES = { theme: "system", seed: null, system: "", showTokens: false, useTools: true, model: null, sidebar: true };
+const PREFERENCES = {
+  theme: "system",
+  seed: null,
+  system: "",
+  showTokens: false,
+  useTools: true,
+  model: null,
+  sidebar: true,
+};
 
 export class Settings extends EventTarget {
   constructor() {
@@ -64,12 +102,14 @@ export class Settings extends EventTarget {
   }
 
   #checked(name, value) {
-    const range = this.ranges[name] ?? (name === "seed" ? { label: "Seed", min: 0, max: SEED_LIMIT - 1, step: 1 } : null);
+    const range =
+      this.ranges[name] ?? (name === "seed" ? { label: "Seed", min: 0, max: SEED_LIMIT - 1, step: 1 } : null);
     if (!range) return value;
     const number = typeof value === "string" && value.trim() === "" ? Number.NaN : Number(value);
     const isWhole = range.step !== 1 || Number.isInteger(number);
     if (!(number >= range.min && number <= range.max) || !isWhole) {
-      throw new RangeError(`${range.label} is a ${range.step === 1 ? "whole " : ""}number from ${range.min} to ${range.max}, not ${value}.`);
+      const kind = range.step === 1 ? "whole number" : "number";
+      throw new RangeError(`${range.label} is a ${kind} from ${range.min} to ${range.max}, not ${value}.`);
     }
     return number;
   }

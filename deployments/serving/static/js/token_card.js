@@ -24,13 +24,27 @@ export function hideTokenCard() {
 }
 
 function contentOf({ text, logprob, alternatives }) {
-  if (logprob === null) return [element("p", { class: "token-card-note" }, "Put there by the tool: the model had no choice.")];
+  if (logprob === null)
+    return [element("p", { class: "token-card-note" }, "Put there by the tool: the model had no choice.")];
   const isAmong = alternatives.some((other) => other.text === text && other.logprob === logprob);
   const rows = isAmong ? alternatives : [...alternatives, { text, logprob }];
   return [
-    element("p", { class: "token-card-head" }, element("code", {}, quoted(text)), element("strong", {}, percent(logprob))),
-    element("ol", {}, rows.map((row) => rowOf(row, row.text === text && row.logprob === logprob))),
-    element("p", { class: "token-card-note" }, `log-probability ${logprob.toFixed(3).replace("-0.000", "0.000")}, before temperature`),
+    element(
+      "p",
+      { class: "token-card-head" },
+      element("code", {}, quoted(text)),
+      element("strong", {}, percent(logprob)),
+    ),
+    element(
+      "ol",
+      {},
+      rows.map((row) => rowOf(row, row.text === text && row.logprob === logprob)),
+    ),
+    element(
+      "p",
+      { class: "token-card-note" },
+      `log-probability ${logprob.toFixed(3).replace("-0.000", "0.000")}, before temperature`,
+    ),
   ];
 }
 
@@ -38,7 +52,13 @@ function rowOf({ text, logprob }, isChosen) {
   const bar = element("span", { class: "bar" }, element("span", { class: "bar-fill" }));
   bar.firstChild.style.width = `${100 * Math.exp(logprob)}%`;
   const mark = isChosen ? element("span", { class: "visually-hidden" }, "(chosen)") : null;
-  return element("li", { class: isChosen ? "chosen" : null }, element("code", {}, quoted(text), mark), bar, element("span", { class: "percent" }, percent(logprob)));
+  return element(
+    "li",
+    { class: isChosen ? "chosen" : null },
+    element("code", {}, quoted(text), mark),
+    bar,
+    element("span", { class: "percent" }, percent(logprob)),
+  );
 }
 
 /** A token's text with its blanks made visible. */

@@ -98,7 +98,13 @@ function summaryOf(tokens) {
 }
 
 function legend() {
-  const labels = [`≥ ${100 * SHADES[0]} %`, ...SHADES.slice(1).map((least) => `≥ ${100 * least} %`), `< ${100 * SHADES.at(-1)} %`];
-  const entries = labels.map((label, index) => element("li", {}, element("span", { class: `swatch p${index}` }), label));
+  const labels = [
+    `≥ ${100 * SHADES[0]} %`,
+    ...SHADES.slice(1).map((least) => `≥ ${100 * least} %`),
+    `< ${100 * SHADES.at(-1)} %`,
+  ];
+  const entries = labels.map((label, index) =>
+    element("li", {}, element("span", { class: `swatch p${index}` }), label),
+  );
   return element("ul", { class: "token-legend", "aria-label": "Shades" }, entries);
 }

@@ -8,7 +8,9 @@ import { quoted } from "./token_card.js";
 const PAUSE_MILLISECONDS = 120; // of typing, before the server is asked
 const COLOURS = 6;
 const SHOWN_TOKENS = 4000;
-const EXAMPLE = "The tokenizer cuts a text into pieces: frequent words whole, rare ones like antidisestablishmentarianism in parts, 3.14159 in digits.";
+const EXAMPLE =
+  "The tokenizer cuts a text into pieces: frequent words whole, rare ones like antidisestablishmentarianism in " +
+  "parts, 3.14159 in digits.";
 
 export function openPlayground(api, text = EXAMPLE) {
   return openDialog("Tokenizer playground", (close) => new Playground(api, text).nodes(close), "playground");
@@ -17,8 +19,19 @@ export function openPlayground(api, text = EXAMPLE) {
 class Playground {
   constructor(api, text) {
     this.api = api;
-    this.box = element("textarea", { id: "playground-text", rows: 4, spellcheck: "false", oninput: () => this.#wait(() => this.#tokenize()) });
-    this.ids = element("textarea", { id: "playground-ids", rows: 2, spellcheck: "false", inputmode: "numeric", oninput: () => this.#wait(() => this.#detokenize()) });
+    this.box = element("textarea", {
+      id: "playground-text",
+      rows: 4,
+      spellcheck: "false",
+      oninput: () => this.#wait(() => this.#tokenize()),
+    });
+    this.ids = element("textarea", {
+      id: "playground-ids",
+      rows: 2,
+      spellcheck: "false",
+      inputmode: "numeric",
+      oninput: () => this.#wait(() => this.#detokenize()),
+    });
     this.counts = element("p", { class: "playground-counts", role: "status" });
     this.pieces = element("div", { class: "pieces", tabindex: 0, role: "group", "aria-label": "Tokens" });
     this.box.value = text;
@@ -27,7 +40,12 @@ class Playground {
   nodes(close) {
     this.#tokenize();
     return [
-      element("div", { class: "settings-head" }, element("h2", {}, "Tokenizer playground"), iconButton("close", "Close", () => close())),
+      element(
+        "div",
+        { class: "settings-head" },
+        element("h2", {}, "Tokenizer playground"),
+        iconButton("close", "Close", () => close()),
+      ),
       element("label", { for: "playground-text" }, "Text"),
       this.box,
       this.counts,
@@ -76,10 +94,18 @@ class Playground {
   #show(text, tokens) {
     const bytes = new TextEncoder().encode(text).length;
     const rate = tokens.length ? `, ${(bytes / tokens.length).toFixed(2)} bytes a token` : "";
-    this.counts.textContent = `${tokens.length} ${tokens.length === 1 ? "token" : "tokens"}, ${[...text].length} characters, ${bytes} bytes${rate}`;
-    const pieces = tokens.slice(0, SHOWN_TOKENS).map(({ id, text: piece }, index) =>
-      element("span", { class: `piece c${index % COLOURS}`, title: `${quoted(piece)} is ${id}` }, element("span", {}, quoted(piece)), element("small", {}, String(id))),
-    );
+    const count = `${tokens.length} ${tokens.length === 1 ? "token" : "tokens"}`;
+    this.counts.textContent = `${count}, ${[...text].length} characters, ${bytes} bytes${rate}`;
+    const pieces = tokens
+      .slice(0, SHOWN_TOKENS)
+      .map(({ id, text: piece }, index) =>
+        element(
+          "span",
+          { class: `piece c${index % COLOURS}`, title: `${quoted(piece)} is ${id}` },
+          element("span", {}, quoted(piece)),
+          element("small", {}, String(id)),
+        ),
+      );
     const rest = tokens.length > SHOWN_TOKENS ? [`… and ${tokens.length - SHOWN_TOKENS} more`] : [];
     this.pieces.replaceChildren(...pieces, ...rest);
   }

@@ -16,7 +16,16 @@ export class ToolCallView {
     this.root = element(
       "details",
       { class: "tool" },
-      element("summary", {}, icon("calculator"), element("span", { class: "tool-name" }, "Tool"), this.call, this.arrow, this.result, icon("right")),
+      element(
+        "summary",
+        {},
+        icon("calculator"),
+        element("span", { class: "tool-name" }, "Tool"),
+        this.call,
+        this.arrow,
+        this.result,
+        icon("right"),
+      ),
       element("div", { class: "tool-body" }, element("h3", {}, "Call"), this.code, this.outputLabel, this.output),
     );
   }

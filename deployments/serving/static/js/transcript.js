@@ -60,7 +60,8 @@ export class Transcript {
   #place(index, message) {
     const old = this.views[index];
     if (old?.id === message.id) return old.view;
-    const view = message.role === "user" ? new QuestionView(message, this.actions) : new AnswerView(message, this.actions);
+    const view =
+      message.role === "user" ? new QuestionView(message, this.actions) : new AnswerView(message, this.actions);
     if (old) old.view.root.replaceWith(view.root);
     else if (index) this.views[index - 1].view.root.after(view.root);
     else this.root.prepend(view.root);

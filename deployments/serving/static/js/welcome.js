@@ -3,7 +3,12 @@
 import { element } from "./dom.js";
 import { icon } from "./icons.js";
 
-const QUESTIONS = ["What is 12*7?", "Why is the sky blue?", "Spell the word “strawberry”.", "Write a short Python function that counts letters."];
+const QUESTIONS = [
+  "What is 12*7?",
+  "Why is the sky blue?",
+  "Spell the word “strawberry”.",
+  "Write a short Python function that counts letters.",
+];
 
 /** Return the elements; `ask(text)` is called for a question that was chosen. */
 export function welcome(model, maxContext, ask) {
@@ -11,7 +16,13 @@ export function welcome(model, maxContext, ask) {
   return [
     element("div", { class: "welcome-mark" }, icon("logo")),
     element("h2", {}, "Ask ", element("span", { class: "model-name" }, model)),
-    element("p", {}, `${size}Nothing you write leaves this browser but to be answered.`),
-    element("ul", { class: "starters" }, QUESTIONS.map((text) => element("li", {}, element("button", { type: "button", class: "starter", onclick: () => ask(text) }, text)))),
+    element("p", {}, `${size}Chats are kept in this browser only.`),
+    element(
+      "ul",
+      { class: "starters" },
+      QUESTIONS.map((text) =>
+        element("li", {}, element("button", { type: "button", class: "starter", onclick: () => ask(text) }, text)),
+      ),
+    ),
   ];
 }
