@@ -11,6 +11,7 @@ from flows.field_changes import nested, parse_changes
 from flows.model_ref import ModelFolders, check_weights, find_model
 from flows.terminal import in_one_line
 from nanochat_core import artifacts, paths
+from nanochat_core.hardware import usable_cores
 from nanochat_core.serve_spec import ServeSpec, parse_serve_spec
 
 MODULE = "deployments.serving"
@@ -41,7 +42,10 @@ def serve(
     given = {"host": host, "port": port, "precision": precision, "model_name": name}
     if api_keys_file is not None:
         given["api_keys_file"] = os.path.abspath(os.path.expanduser(api_keys_file))
-    launch.become(MODULE, [str(write_spec(base, serve_spec(folders, given, changes or [])))])
+    path = write_spec(base, serve_spec(folders, given, changes or []))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    environment = launch.process_environment(base, threads=threads, device=os.environ.get("NANOCHAT_DEVICE"))
+    launch.become(MODULE, [str(path)], environment)
 
 
 def serve_spec(folders: ModelFolders, given: dict[str, Any], changes: list[str]) -> ServeSpec:

@@ -4,14 +4,6 @@ from html import escape
 from typing import Any
 
 Json = dict[str, Any]
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 56rem; padding: 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; font-size: .9rem; width: 100%; }
-td, th { border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); padding: .3rem .5rem; }
-td, th { text-align: left; vertical-align: top; }
-"""
 
 
 def api_page(document: Json) -> str:
@@ -25,7 +17,7 @@ def api_page(document: Json) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>'
         f'{escape(info["title"])}</title><meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="stylesheet" href="docs.css"></head><body><main><h1>{escape(info["title"])}</h1>'
+        '<link rel="stylesheet" href="static/css/api.css"></head><body><main><h1>{escape(info["title"])}</h1>'
         f"<p>{escape(info['description'])}</p>"
         '<p>For programs: <a href="openapi.json">openapi.json</a>. The chat page: <a href=".">here</a>.</p>'
         f"{''.join(sections)}</main></body></html>"

@@ -7,7 +7,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from deployments.serving.api_page import STYLE, api_page
+from deployments.serving.api_page import api_page
 
 STATIC = Path(__file__).parent / "static"
 REVALIDATE = {"Cache-Control": "no-cache"}
@@ -45,12 +45,6 @@ async def favicon() -> Response:
 async def docs(request: Request) -> Response:
     """Return the page about the API."""
     return HTMLResponse(api_page(request.app.openapi()))
-
-
-@router.get("/docs.css")
-async def docs_style() -> Response:
-    """Return how that page looks."""
-    return Response(STYLE, media_type="text/css", headers=REVALIDATE)
 
 
 def add_pages(app: FastAPI) -> None:

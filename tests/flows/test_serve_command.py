@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,13 @@ from tests.flows.chat_model import make_chat_model
 PROJECT = Path(__file__).parents[2]
 
 
-class Became(Exception):
-    """Instead of the server's process."""
-
-
 @pytest.fixture
 def became(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     """Catch what `nanochat serve` would have become."""
     commands: list[Sequence[str]] = []
 
-    def become(module: str, arguments: Sequence[str]) -> None:
+    def become(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        assert environment["OMP_WAIT_POLICY"] and "NANOCHAT_BASE_DIR" in environment
         commands.append([module, *arguments])
 
     monkeypatch.setattr(launch, "become", become)
