@@ -23,7 +23,6 @@ OPEN_PATHS = (
     "/version",
     "/nanochat/info",
     "/docs",
-    "/docs.css",
     "/openapi.json",
     "/favicon.ico",
 )

@@ -67,7 +67,7 @@ def test_the_page_about_the_api_asks_for_nothing_from_elsewhere(open_server: Liv
     page = httpx.get(f"{open_server.url}/docs").text
     for _, path in OPERATIONS:
         assert f"{path}</code>" in page
-    assert httpx.get(f"{open_server.url}/docs.css").headers["content-type"].startswith("text/css")
+    assert httpx.get(f"{open_server.url}/static/css/api.css").headers["content-type"].startswith("text/css")
     assert "<script" not in page and "http://" not in page and "https://" not in page and "nanochat_parts" not in page
 
 
