@@ -87,6 +87,8 @@ def _of_newest_run(name: str, base: Path) -> Path:
 
 def _folders(model: Path) -> ModelFolders:
     manifest = artifacts.read_manifest(model)
+    if manifest is None and (model / "config.json").is_file():
+        raise ArtifactError(f"{model} is a folder of transformers: `nanochat import {model}` makes it a model of ours.")
     if manifest is None:
         raise ArtifactError(f"{model} holds no finished stage (no manifest.json): run its stage to the end first.")
     if "tokenizer" not in manifest.inputs:

@@ -1,10 +1,13 @@
 """README.md of an export: what the model is, how to use it, how it scored, and where it came from."""
 
-from huggingface_hub import EvalResult, ModelCardData
+from typing import TYPE_CHECKING
 
 from nanochat_core.checkpoint import CheckpointMeta
 from nanochat_core.conversion.provenance import Provenance, Score
 from nanochat_core.model.accounting import derive_shape, parameter_counts
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 DATA_SETS = {  # of the tasks that are on the Hub
     "ARC-Easy": "allenai/ai2_arc",
@@ -41,6 +44,8 @@ OWN_CODE = """The blocks are not among those that transformers knows, so `modeli
 
 def model_card(name: str, meta: CheckpointMeta, found: Provenance) -> str:
     """Return the text of README.md, its YAML head included. `name` is what the folder is called."""
+    from huggingface_hub import ModelCardData  # reads its environment then (exporting.py sets it)
+
     is_chat = meta.stage != "pretrain"
     data = ModelCardData(
         model_name=name,
@@ -101,7 +106,9 @@ def _tokens_note(is_chat: bool) -> str:
     return note.strip()
 
 
-def _eval_result(score: Score) -> EvalResult:
+def _eval_result(score: Score) -> "EvalResult":
+    from huggingface_hub import EvalResult
+
     return EvalResult(
         task_type="text-generation",
         dataset_type=DATA_SETS.get(score.task, f"nanochat/{score.task}"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,21 @@ class Exported:
         ).eval()
 
 
-@pytest.fixture(scope="module", params=ARCHES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    root = tmp_path_factory.mktemp(f"export-{request.param}")
-    return Exported(write_artifact(root / "base", request.param), root / "out")
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    roots = {arch: tmp_path_factory.mktemp(f"export-{arch}") for arch in ARCHES}
+    return {arch: Exported(write_artifact(root / "base", arch), root / "out") for arch, root in roots.items()}
+
+
+@pytest.fixture(params=ARCHES)
+def exported(request: pytest.FixtureRequest, exports: dict[str, Exported]) -> Exported:
+    return exports[request.param]
+
+
+@pytest.fixture
+def full(exports: dict[str, Exported]) -> Exported:
+    """For what does not depend on the arch: `full` has all that there is."""
+    return exports["full"]
 
 
 def test_the_folder_holds_what_transformers_wants_and_says_what_it_is(exported: Exported) -> None:
@@ -115,16 +127,16 @@ def test_generate_gives_the_tokens_of_our_greedy_loop(exported: Exported) -> Non
 
 
 @torch.no_grad()
-def test_beams_and_samples_of_one_prompt_take_their_own_cache_along(exported: Exported) -> None:
-    idx = torch.tensor([render_prompt(exported.artifact.tokenizer, CONVERSATIONS[0])])
+def test_beams_and_samples_of_one_prompt_take_their_own_cache_along(full: Exported) -> None:
+    idx = torch.tensor([render_prompt(full.artifact.tokenizer, CONVERSATIONS[0])])
     options = {"max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 3, "do_sample": False, "eos_token_id": -1}
-    with_cache, without = (exported.model.generate(idx, use_cache=use, **options) for use in (True, False))
+    with_cache, without = (full.model.generate(idx, use_cache=use, **options) for use in (True, False))
     assert with_cache.tolist() == without.tolist()
     assert len({tuple(row) for row in with_cache.tolist()}) == 3
 
 
-def test_texts_have_our_ids_and_special_tokens_in_them_stay_text(exported: Exported) -> None:
-    ours, theirs = exported.artifact.tokenizer, exported.tokenizer
+def test_texts_have_our_ids_and_special_tokens_in_them_stay_text(full: Exported) -> None:
+    ours, theirs = full.artifact.tokenizer, full.tokenizer
     for text in TEXTS:
         assert theirs(text, add_special_tokens=False, split_special_tokens=True).input_ids == ours.encode(text)
     assert theirs("a").input_ids == [ours.bos, *ours.encode("a")]
@@ -133,21 +145,19 @@ def test_texts_have_our_ids_and_special_tokens_in_them_stay_text(exported: Expor
 
 
 @pytest.mark.parametrize("conversation", [*CONVERSATIONS, {"messages": [{"role": "user", "content": "<" * 3}]}])
-def test_chats_have_our_ids_and_masks_whatever_their_text_spells(
-    exported: Exported, conversation: dict[str, Any]
-) -> None:
-    messages, tokenizer = conversation["messages"], exported.artifact.tokenizer
-    found = exported.tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+def test_chats_have_our_ids_and_masks_whatever_their_text_spells(full: Exported, conversation: dict[str, Any]) -> None:
+    messages, tokenizer = conversation["messages"], full.artifact.tokenizer
+    found = full.tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     assert (found["input_ids"], found["assistant_masks"]) == render_conversation(tokenizer, conversation)
     question = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    prompt = exported.tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)
+    prompt = full.tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)
     assert prompt["input_ids"] == render_prompt(tokenizer, conversation)
 
 
-def test_the_chat_template_takes_lists_of_parts_and_refuses_other_orders(exported: Exported) -> None:
+def test_the_chat_template_takes_lists_of_parts_and_refuses_other_orders(full: Exported) -> None:
     def ids(content: Any, role: str = "user", **options: Any) -> list[int]:
         message = {"role": role, "content": content}
-        return exported.tokenizer.apply_chat_template([message], return_dict=True, **options)["input_ids"]
+        return full.tokenizer.apply_chat_template([message], return_dict=True, **options)["input_ids"]
 
     parts = [{"type": "text", "text": "<"}, {"type": "text", "text": "|bos|> hi"}]
     assert ids(parts) == ids("<|bos|> hi")
@@ -161,18 +171,22 @@ def test_the_chat_template_takes_lists_of_parts_and_refuses_other_orders(exporte
             ids(content, role, **options)
 
 
-def test_the_model_card_is_read_by_the_hub_and_has_the_scores(tmp_path: Path) -> None:
+def test_the_model_card_is_read_by_the_hub_and_has_the_scores(full: Exported, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
-    artifact = write_artifact(tmp_path / "base", "full")
-    scores = artifact.base / "artifacts" / "evaluate_sft" / "0123456789abcdef"
-    manifest = artifacts.read_manifest(artifact.folder)
+    root = shutil.copytree(full.artifact.base, tmp_path / "base") / "artifacts"
+    folder, tokenizer = (
+        root / path.parent.name / path.name for path in (full.artifact.folder, full.artifact.tokenizer_folder)
+    )
+    manifest = artifacts.read_manifest(folder)
     assert manifest is not None
     measured = {"accuracy/ARC-Easy": 0.375, "stderr/ARC-Easy": 0.02, "n/ARC-Easy": 500, "chatcore": 0.125}
     evaluation = {"stage": "evaluate_sft", "inputs": {"model": manifest.digest}, "metrics": measured}
-    scores.mkdir(parents=True)
-    artifacts.write_json(scores / "manifest.json", manifest.model_dump() | evaluation)
-    export(artifact.folder, artifact.tokenizer_folder, tmp_path / "my-model", is_checked=False)
+    (root / "evaluate_sft" / "0123456789abcdef").mkdir(parents=True)
+    artifacts.write_json(
+        root / "evaluate_sft" / "0123456789abcdef" / "manifest.json", manifest.model_dump() | evaluation
+    )
+    export(folder, tokenizer, tmp_path / "my-model", is_checked=False)
     card = ModelCard.load(tmp_path / "my-model" / "README.md")
     results = {result.dataset_name: result.metric_value for result in card.data.eval_results}
     assert results == {"ARC-Easy": 0.375, "all": 0.125}
@@ -183,22 +197,22 @@ def test_the_model_card_is_read_by_the_hub_and_has_the_scores(tmp_path: Path) ->
 
 @torch.no_grad()
 def test_half_precision_is_half_the_size_and_computes_what_its_rounded_weights_do(
-    exported: Exported, tmp_path: Path
+    full: Exported, tmp_path: Path
 ) -> None:
-    artifact = exported.artifact
+    artifact = full.artifact
     manifest = export(artifact.folder, artifact.tokenizer_folder, tmp_path / "half", dtype="bf16")
-    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", exported.folder)]
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", full.folder)]
     assert sizes[0] < 0.6 * sizes[1]
     assert 0 < manifest["check"]["largest_rounding"] < 0.05
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half", trust_remote_code=True)
     assert model.dtype == torch.bfloat16
     idx = torch.arange(40)[None]
-    found, expected = model(idx).logits.float(), exported.model(idx).logits
+    found, expected = model(idx).logits.float(), full.model(idx).logits
     assert float((found - expected).abs().mean()) < 0.1
 
 
-def test_a_folder_that_is_not_empty_stays_as_it_is(exported: Exported, tmp_path: Path) -> None:
-    artifact = exported.artifact
+def test_a_folder_that_is_not_empty_stays_as_it_is(full: Exported, tmp_path: Path) -> None:
+    artifact = full.artifact
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="is not empty"):
         export(artifact.folder, artifact.tokenizer_folder, tmp_path)
@@ -209,8 +223,8 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(exported: Exported, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_earlier_export_is_replaced_when_that_is_asked_for(exported: Exported, tmp_path: Path) -> None:
-    artifact, out = exported.artifact, tmp_path / "out"
+def test_an_earlier_export_is_replaced_when_that_is_asked_for(full: Exported, tmp_path: Path) -> None:
+    artifact, out = full.artifact, tmp_path / "out"
     out.mkdir()
     for force in (False, True):  # into an empty folder, then over the export in it
         export(artifact.folder, artifact.tokenizer_folder, out, is_checked=False, force=force)
@@ -219,11 +233,11 @@ def test_an_earlier_export_is_replaced_when_that_is_asked_for(exported: Exported
 
 
 def test_a_tensor_without_a_place_is_refused_and_nothing_is_left(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(tensor_names.TRANSFORMERS, "blocks.#.mlp.c_fc.weight")
     with pytest.raises(CheckpointError, match=r"leave out the trained tensors blocks\.0\.mlp\.c_fc\.weight"):
-        export(exported.artifact.folder, exported.artifact.tokenizer_folder, tmp_path / "out")
+        export(full.artifact.folder, full.artifact.tokenizer_folder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,13 +253,11 @@ def test_a_tensor_without_a_place_is_refused_and_nothing_is_left(
     ],
 )
 def test_an_export_that_is_not_the_model_does_not_pass_its_own_check(
-    exported: Exported, harm: str, problem: str, tmp_path: Path
+    full: Exported, harm: str, problem: str, tmp_path: Path
 ) -> None:
-    if harm == "code" and exported.arch == "classic":
-        pytest.skip("the code is transformers' own")
-    artifact, folder = exported.artifact, tmp_path / "out"
+    artifact, folder = full.artifact, tmp_path / "out"
     folder.mkdir()
-    for path in exported.folder.iterdir():
+    for path in full.folder.iterdir():
         if path.name != "export_manifest.json":
             (folder / path.name).write_bytes(path.read_bytes())
     harm_export(folder, harm)
@@ -280,19 +292,19 @@ def harm_export(folder: Path, harm: str) -> None:
 
 
 def test_without_transformers_one_line_says_what_was_not_checked(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    manifest = export(exported.artifact.folder, exported.artifact.tokenizer_folder, tmp_path / "out")
+    manifest = export(full.artifact.folder, full.artifact.tokenizer_folder, tmp_path / "out")
     assert manifest["check"]["by"] == "nanochat"
     words = manifest["check"]["words"]
     assert words.count("\n") == 0 and "not compared with transformers" in words and "nanochat[export]" in words
 
 
 def test_the_command_line_ends_in_one_line_either_way(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    full: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = [str(exported.artifact.folder), str(exported.artifact.tokenizer_folder), str(tmp_path / "out")]
+    folders = [str(full.artifact.folder), str(full.artifact.tokenizer_folder), str(tmp_path / "out")]
     assert ended(exporting.main, [*folders, "--no-check"], monkeypatch) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"Exported: {tmp_path}/out"
     assert ended(exporting.main, folders, monkeypatch) == 2
@@ -309,8 +321,8 @@ def ended(main: Callable[[], None], arguments: list[str], monkeypatch: pytest.Mo
     return int(end.value.code or 0)
 
 
-def test_the_check_compares_rows_longer_than_a_window(exported: Exported) -> None:
-    rows = export_check.rows(exported.artifact.tokenizer, 64)
+def test_the_check_compares_rows_longer_than_a_window(full: Exported) -> None:
+    rows = export_check.rows(full.artifact.tokenizer, 64)
     assert max(map(len, rows)) == 64
     assert min(map(len, rows)) == 1
     assert json.dumps(rows)
