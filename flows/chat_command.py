@@ -11,6 +11,7 @@ from flows.field_changes import parse_changes
 from flows.model_ref import check_weights, find_model
 from flows.terminal import in_one_line
 from nanochat_core import paths
+from nanochat_core.hardware import usable_cores
 from nanochat_core.inference.chat_spec import parse_chat
 
 MODULE = "nanochat_core.inference.chat_cli"
@@ -54,7 +55,13 @@ def chat(
     if api_key_file is not None:
         values["api_key_file"] = os.path.abspath(os.path.expanduser(api_key_file))
     spec = parse_chat(values | {"settings": settings} | ({"model_name": model} if url else folders(model)))
-    launch.become(MODULE, [spec.model_dump_json()])
+    launch.become(MODULE, [spec.model_dump_json()], None if url else computing_environment())
+
+
+def computing_environment() -> dict[str, str]:
+    """Return what a model in this terminal computes best with; the threads are the user's choice, or all cores."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    return launch.process_environment(paths.base_dir(), threads=threads, device=os.environ.get("NANOCHAT_DEVICE"))
 
 
 def folders(model: str | None) -> dict[str, str]:

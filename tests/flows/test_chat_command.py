@@ -17,7 +17,9 @@ def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """Module and spec of each chat that was started."""
     started: list[Any] = []
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    monkeypatch.setattr(launch, "become", lambda module, arguments: started.append((module, json.loads(arguments[0]))))
+    monkeypatch.setattr(
+        launch, "become", lambda module, arguments, _: started.append((module, json.loads(arguments[0])))
+    )
     return started
 
 
