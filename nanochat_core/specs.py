@@ -196,7 +196,7 @@ class PretrainSpec(Spec):
     start_from: str | None = Field(
         None,
         min_length=1,
-        description="folder of a finished pretraining whose weights this one goes on from, with the same tokenizer and "
+        description="folder of a finished pretraining whose weights this one goes on from, with its tokenizer and the same "
         "shape but for a sequence_len as large or larger; empty: fresh weights",
     )
     steps: int | None = Field(

@@ -54,8 +54,17 @@ def check_export(
     transformers, problem = _transformers(again.model.arch)
     if transformers is None:
         return found | {"words": f"Read back, but not compared with transformers: {problem}."}
-    counts = check_tokenizer(transformers, folder, tokenizer)
-    difference = check_logits(transformers, folder, again, tokenizer)
+    try:
+        counts = check_tokenizer(transformers, folder, tokenizer)
+        difference = check_logits(transformers, folder, again, tokenizer)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever another version of it may raise
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise CheckpointError(
+            f"transformers {transformers.__version__} does not load the export ({type(error).__name__}: {reason}). "
+            f"Update it ({INSTALL}), or export with --no-check."
+        ) from None
     words = (
         f"Checked with transformers {transformers.__version__}: logits differ by {difference:.1e} at most, "
         f"{counts['texts']} texts and {counts['conversations']} chats have equal ids and masks."

@@ -176,6 +176,7 @@ def _put_in_place(work: Path, out: Path) -> None:
             os.fsync(file.fileno())
     artifacts.sync_folder(work)
     earlier = work.with_suffix(".old")
+    shutil.rmtree(earlier, ignore_errors=True)
     if out.exists():
         os.rename(out, earlier)
     os.rename(work, out)
@@ -220,9 +221,7 @@ def main() -> None:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         except OSError as error:
-            if error.errno not in artifacts.DISK_FULL:
-                raise
-            print(f"error: The disk is full: {error}. Free space and export again.", file=sys.stderr)
+            print(f"error: Nothing was exported: {error}. Mend that and export again.", file=sys.stderr)
             raise SystemExit(EXIT_BAD_INPUT) from None
 
 

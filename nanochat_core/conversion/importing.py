@@ -200,9 +200,7 @@ def main() -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
-        if error.errno not in artifacts.DISK_FULL:
-            raise
-        print(f"error: The disk is full: {error}. Free space and import again.", file=sys.stderr)
+        print(f"error: Nothing was imported: {error}. Mend that and import again.", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
 
 

@@ -187,8 +187,9 @@ class NanoChatFullModel(NanoChatFullPreTrainedModel):
         return x + gate.to(x.dtype) * view.of_previous(every)
 
     def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
-        if attention_mask is not None and attention_mask.dim() != 2:
-            raise ValueError("NanoChatFull takes an attention_mask of (rows, tokens); static caches are not for it.")
+        is_static = getattr(past_key_values, "is_compileable", False)
+        if is_static or (attention_mask is not None and attention_mask.dim() != 2):
+            raise ValueError("NanoChatFull takes an attention_mask of (rows, tokens), and a cache that is not static.")
         if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
             past_key_values = DynamicCache(config=self.config)
         rows, length = input_ids.shape

@@ -127,12 +127,18 @@ def test_generate_gives_the_tokens_of_our_greedy_loop(exported: Exported) -> Non
 
 
 @torch.no_grad()
-def test_beams_and_samples_of_one_prompt_take_their_own_cache_along(full: Exported) -> None:
+def test_beams_and_other_ways_to_generate_take_the_cache_along(full: Exported) -> None:
     idx = torch.tensor([render_prompt(full.artifact.tokenizer, CONVERSATIONS[0])])
     options = {"max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 3, "do_sample": False, "eos_token_id": -1}
     with_cache, without = (full.model.generate(idx, use_cache=use, **options) for use in (True, False))
     assert with_cache.tolist() == without.tolist()
     assert len({tuple(row) for row in with_cache.tolist()}) == 3
+    greedy = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": -1}
+    plain = full.model.generate(idx, **greedy).tolist()
+    for way in ({"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 7}):  # the first takes tokens back
+        assert full.model.generate(idx, **greedy, **way).tolist() == plain
+    with pytest.raises(ValueError, match="a cache that is not static"):
+        full.model.generate(idx, **greedy, cache_implementation="static")
 
 
 def test_texts_have_our_ids_and_special_tokens_in_them_stay_text(full: Exported) -> None:
@@ -250,6 +256,7 @@ def test_a_tensor_without_a_place_is_refused_and_nothing_is_left(
         ("template", "renders the chat"),
         ("lost", "lacks 1 tensors"),
         ("code", "transformers computes other logits"),
+        ("broken code", r"transformers [\d.]+ does not load the export \(SyntaxError"),
     ],
 )
 def test_an_export_that_is_not_the_model_does_not_pass_its_own_check(
@@ -276,13 +283,16 @@ def harm_export(folder: Path, harm: str) -> None:
             tensors[name][3, 3] += 0.01
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
-    if harm == "code":  # in one process, transformers takes the first code that it has seen for a class of config
+    if harm.endswith(
+        "code"
+    ):  # in one process, transformers takes the first code that it has seen for a class of config
         with open(folder / "configuration_nanochat_full.py", "a") as config:
-            config.write("# another class\n")
+            config.write(f"# another class: {harm}\n")
     file, old, new = {
         "config": ("config.json", r'"rope_(theta|base)": 10+\.0', r'"rope_\1": 5000.0'),
         "tokenizer": ("tokenizer.json", r'"(\w+)": 260,', r'"\1\1": 260,'),
         "code": ("modeling_nanochat_full.py", r"keys >= queries - window", "keys > queries - window"),
+        "broken code": ("modeling_nanochat_full.py", "class View:", "class View"),
         "template": ("chat_template.jinja", r"<\|user_end\|>", "<|user_start|>"),
     }[harm]
     text = (folder / file).read_text(encoding="utf-8")
@@ -307,9 +317,11 @@ def test_the_command_line_ends_in_one_line_either_way(
     folders = [str(full.artifact.folder), str(full.artifact.tokenizer_folder), str(tmp_path / "out")]
     assert ended(exporting.main, [*folders, "--no-check"], monkeypatch) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"Exported: {tmp_path}/out"
-    assert ended(exporting.main, folders, monkeypatch) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1
+    (tmp_path / "file").write_text("")
+    for out, problem in (("out", "is not empty"), ("file/out", "Not a directory")):
+        assert ended(exporting.main, [*folders[:2], str(tmp_path / out), "--no-check"], monkeypatch) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ") and printed.count("\n") == 1 and problem in printed
 
 
 def ended(main: Callable[[], None], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
