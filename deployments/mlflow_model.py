@@ -66,7 +66,7 @@ class Answers:
         """Answer a chat. Raises MlflowException (status 400) for one that cannot be answered."""
         prompt, sampling = self._asked(request)
         updates = self._await(self._all(Request(prompt.ids, sampling)))
-        return _response(updates, len(prompt.ids))
+        return response(updates, len(prompt.ids))
 
     def predict_stream(self, request: ResponsesAgentRequest) -> Iterator[ResponsesAgentStreamEvent]:
         """Answer a chat piece by piece; the last event holds the whole text."""
@@ -142,7 +142,7 @@ def _message(item: dict[str, Any]) -> Message:
         raise refusal(f"input: unknown role {item['role']!r}") from None
 
 
-def _response(updates: list[Update], prompt_tokens: int) -> ResponsesAgentResponse:
+def response(updates: list[Update], prompt_tokens: int) -> ResponsesAgentResponse:
     """Return the answer: its text, and under custom_outputs the calls of the tool, too."""
     text = "".join(update.text for update in updates if update.kind == "text")
     parts: list[dict[str, str]] = []

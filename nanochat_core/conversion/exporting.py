@@ -96,9 +96,8 @@ def read_trained(model_folder: Path, tokenizer_folder: Path) -> Trained:
     """Return the newest model of a folder. Raises CheckpointError for a damaged one, or one with values not finite."""
     tokenizer = Tokenizer.load(tokenizer_folder)
     model, meta = checkpoint.load_model(model_folder, tokenizer_hash=tokenizer.hash, device=CPU)
-    rows = model.wte.weight.size(0)
     weights = {
-        name: tensor[: meta.vocab_size].contiguous() if tensor.size(0) == rows and tensor.dim() == 2 else tensor
+        name: tensor[: meta.vocab_size].contiguous() if tensor_names.is_table(name) else tensor
         for name, tensor in model.state_dict().items()
     }
     if strange := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:

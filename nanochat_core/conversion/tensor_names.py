@@ -80,6 +80,15 @@ def _renamed(names: Iterable[str], table: Mapping[str, str], problem: str) -> di
     return found
 
 
+def is_table(name: str) -> bool:
+    """Tell whether a tensor of ours has a row for each token, and perhaps more, which pad it.
+
+    >>> [is_table(name) for name in ("wte.weight", "value_embeds.3.weight", "blocks.3.mlp.c_fc.weight")]
+    [True, True, False]
+    """
+    return name in ("wte.weight", "lm_head.weight") or name.startswith("value_embeds.")
+
+
 def without_compiled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without the prefix that a compiled model gives to its names."""
     return {name.removeprefix(COMPILED): tensor for name, tensor in state.items()}

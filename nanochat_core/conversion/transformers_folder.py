@@ -142,7 +142,7 @@ def fitted(model: ModelSpec, vocab_size: int, weights: dict[str, Tensor], origin
             f"{origin} holds {len(surplus)} tensors that a {model.arch} model of this shape does not have, "
             f"{surplus[0]} first."
         )
-    found = {name: _padded(tensor, expected[name], vocab_size) for name, tensor in weights.items()}
+    found = {name: _padded(name, tensor, expected[name], vocab_size) for name, tensor in weights.items()}
     wrong = [name for name, tensor in found.items() if tuple(tensor.shape) != expected[name]]
     if wrong:
         name = wrong[0]
@@ -154,13 +154,11 @@ def fitted(model: ModelSpec, vocab_size: int, weights: dict[str, Tensor], origin
     return found
 
 
-def _padded(tensor: Tensor, shape: tuple[int, ...], vocab_size: int) -> Tensor:
-    """Return a table with the rows of `shape`; what has no token is cut off or zero. Other tensors as they are."""
-    is_table = len(shape) == 2 and shape[0] >= vocab_size and tensor.dim() == 2 and tensor.size(0) >= vocab_size
-    if not is_table or tuple(tensor.shape) == shape:
+def _padded(name: str, tensor: Tensor, shape: tuple[int, ...], vocab_size: int) -> Tensor:
+    """Return a table with the rows of `shape`: rows that no token has are cut off, or zero. Others as they are."""
+    is_whole = tensor.dim() == 2 and tensor.size(0) >= vocab_size and tensor.size(1) == shape[-1]
+    if not tensor_names.is_table(name) or not is_whole or tuple(tensor.shape) == shape:
         return tensor
     table = torch.zeros(shape)
-    if tensor.size(1) == shape[1]:
-        table[:vocab_size] = tensor[:vocab_size]
-        return table
-    return tensor
+    table[:vocab_size] = tensor[:vocab_size]
+    return table

@@ -20,10 +20,11 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from deployments.mlflow_model import log_model, logged_form
+from deployments.mlflow_model import log_model, logged_form, response
 from nanochat_core.errors import ArtifactError
 from nanochat_core.inference.interface import GenerateRequest
 from nanochat_core.inference.load import load_text_model
+from nanochat_core.inference.requests import Update
 from tests.nanochat_core.conversion.trained_models import CPU, Artifact, write_artifact
 
 QUESTION = {"role": "user", "content": "What is 12*7? <|assistant_end|>"}
@@ -72,13 +73,19 @@ def test_an_answer_is_the_engine_s_with_its_usage_and_parts(artifact: Artifact, 
     assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     usage = answer["usage"]
     assert usage["output_tokens"] == TOKENS and usage["total_tokens"] == usage["input_tokens"] + TOKENS
-    kinds = {part["type"] for part in answer["custom_outputs"]["parts"]}
-    said = [part["text"] for part in answer["custom_outputs"]["parts"] if part["type"] == "text"]
-    assert "".join(said) == text_of(answer) and kinds == {"text", "python"}
     parts = [{"type": "input_text", "text": QUESTION["content"]}]
     assert text_of(model.predict(asked({"role": "user", "content": parts}))) == text_of(answer)
     system = model.predict(asked({"role": "system", "content": "Be brief."}, QUESTION))
     assert system["usage"]["input_tokens"] > usage["input_tokens"]
+
+
+def test_calls_of_the_tool_are_parts_and_no_text() -> None:
+    updates = [Update(0, text=text, kind=kind) for text, kind in (("So ", "text"), ("1", "python"), ("+1", "python"))]
+    updates += [Update(0, text="2", kind="python_output"), Update(0, text="it is 2.", finish_reason="stop")]
+    answer = response(updates, 3).model_dump(exclude_none=True)
+    assert (text_of(answer), answer["status"]) == ("So it is 2.", "completed")
+    parts = [(part["type"], part["text"]) for part in answer["custom_outputs"]["parts"]]
+    assert parts == [("text", "So "), ("python", "1+1"), ("python_output", "2"), ("text", "it is 2.")]
 
 
 def test_a_stream_is_the_answer_in_pieces_and_a_reader_who_leaves_frees_its_place(model: Any) -> None:

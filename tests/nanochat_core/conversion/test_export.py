@@ -21,7 +21,7 @@ from nanochat_core.conversion.samples import CONVERSATIONS, TEXTS
 from nanochat_core.errors import ArtifactError, CheckpointError
 from nanochat_core.inference.engine import Engine, Prompt
 from nanochat_core.tokenizer.render import render_conversation, render_prompt
-from tests.nanochat_core.conversion.trained_models import ARCHES, VOCAB_SIZE, Artifact, write_artifact
+from tests.nanochat_core.conversion.trained_models import ARCHES, VOCAB_SIZE, WIDTH, Artifact, write_artifact
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def test_the_folder_holds_what_transformers_wants_and_says_what_it_is(exported: 
     assert manifest["check"]["by"] == f"transformers {transformers.__version__}"
     with safe_open(exported.folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
-        assert file.get_slice("model.embed_tokens.weight").get_shape() == [VOCAB_SIZE, 48]
+        assert file.get_slice("model.embed_tokens.weight").get_shape() == [VOCAB_SIZE, WIDTH]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from nanochat_core.errors import ArtifactError, NanochatError, SpecError
 from nanochat_core.model.gpt import GPT
 from nanochat_core.specs import ModelSpec
 from tests.nanochat_core.conversion.reference_folder import STEP, state_of, write_ranks, write_reference
-from tests.nanochat_core.conversion.trained_models import ARCHES, CPU, VOCAB_SIZE, Artifact, write_artifact
+from tests.nanochat_core.conversion.trained_models import ARCHES, CPU, VOCAB_SIZE, WIDTH, Artifact, write_artifact
 
 PADDED = 320  # rows of the original's tables
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_the_original_comes_in_with_the_same_logits(
     if arch == "full":
         model = with_window(model, None)  # the original has no windows but those of its rows' length
         state |= {"smear_lambda": state["smear_lambda"].view(())}
-    table = torch.cat([state["lm_head.weight"][:VOCAB_SIZE], torch.randn(PADDED - VOCAB_SIZE, 48)])
+    table = torch.cat([state["lm_head.weight"][:VOCAB_SIZE], torch.randn(PADDED - VOCAB_SIZE, WIDTH)])
     state |= {"lm_head.weight": table, "cos": torch.zeros(3)}
     write_reference(tmp_path / "chatsft_checkpoints" / "d3", model, state, prefix=prefix, step=7)
     folder = write_reference(tmp_path / "chatsft_checkpoints" / "d3", model, state, prefix=prefix, **pattern)
@@ -233,7 +233,7 @@ def bad_folder(kind: str, artifact: Artifact, exports: dict[str, Path], folder: 
         ("unknown tensor", "has no place for transformer.h.0.attn.novelty"),
         ("half a smear", "lacks 1 tensors of this model, smear_gate.weight first"),
         ("windows", "window_pattern 'SL': this project has 'SSSL'"),
-        ("shape", r"is \(24, 48\), expected \(48, 48\)"),
+        ("shape", r"is \(40, 80\), expected \(80, 80\)"),
         ("no numbers", "input_scale has values that are no numbers"),
         ("vocabulary", "The model has 290 tokens, the tokenizer 300"),
         ("no layers", "has no model_config.n_layer"),

@@ -19,13 +19,13 @@ from nanochat_core.tokenizer.bpe import Tokenizer
 from tests.nanochat_core.stages.stage_folders import documents
 
 CPU = torch.device("cpu")
-VOCAB_SIZE, STEPS = 300, 12
+VOCAB_SIZE, WIDTH, STEPS = 300, 80, 12
 ARCHES: tuple[Arch, ...] = ("classic", "full")
 
 
 def shape(arch: Arch) -> ModelSpec:
-    """Windows shorter than a row, an odd vocabulary (tables are padded), shared key/value heads."""
-    spec = ModelSpec(arch=arch, depth=3, n_embd=48, n_head=4, n_kv_head=2, sequence_len=64)
+    """Windows shorter than a row, shared key/value heads, an odd vocabulary: padded tables have 320 rows, as W_1."""
+    spec = ModelSpec(arch=arch, depth=3, n_embd=WIDTH, n_head=4, n_kv_head=2, sequence_len=64)
     return spec.model_copy(update={"short_window": 8} if arch == "full" else {})
 
 
