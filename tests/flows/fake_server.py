@@ -10,6 +10,7 @@ $FAKE_SERVER says how each start behaves, in order, with commas between; the las
     silent       never becomes ready
     deaf         is ready, and then answers no GET /health any more
     stubborn     does not end on the first SIGTERM
+    frail        dies by a signal when it is to drain
 """
 
 import contextlib
@@ -66,7 +67,8 @@ class Handler(BaseHTTPRequestHandler):
 class Life:
     """The server's state, and the file that tells it."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], *, is_frail: bool) -> None:
+        self.is_frail = is_frail
         self._file = Path(spec["status_file"])
         self._url = f"http://{spec['host']}:{spec['port']}"
         self._pids = Path(os.environ["NANOCHAT_BASE_DIR"]) / f"fake-{spec['port']}.pid"
@@ -88,6 +90,8 @@ class Life:
     def leave(self, end: str) -> None:
         self.end = end
         self.tell("draining")
+        if self.is_frail:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.ends.set()
 
 
@@ -102,7 +106,8 @@ def behaviour_of_this_start(folder: Path) -> str:
 def main() -> None:
     spec_file = Path(sys.argv[1])
     spec = json.loads(spec_file.read_text())
-    life, behaviour = Life(spec), behaviour_of_this_start(spec_file.parent)
+    behaviour = behaviour_of_this_start(spec_file.parent)
+    life = Life(spec, is_frail=behaviour == "frail")
     life.tell("loading")
     if behaviour == "crash":
         print("the engine has blown up", flush=True)

@@ -129,6 +129,13 @@ def test_a_newer_server_on_the_port_ends_the_watch_of_the_older_one_without_a_re
     assert (starts(old), starts(new)) == (1, 1)
 
 
+def test_a_server_that_dies_while_it_drains_is_not_started_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SERVER", "frail")
+    server = command(base)
+    assert keep_serving(server, WatchRules(**QUICK), Observed(stop)) == "stopped"
+    assert starts(server) == 1
+
+
 def test_whatever_ends_the_run_stops_the_server_and_urges_one_that_is_slow_to_leave(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
