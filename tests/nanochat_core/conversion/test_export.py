@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -64,7 +66,7 @@ def exported(request: pytest.FixtureRequest, exports: dict[str, Exported]) -> Ex
     return exports[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full(exports: dict[str, Exported]) -> Exported:
     """For what does not depend on the arch: `full` has all that there is."""
     return exports["full"]
@@ -158,6 +160,39 @@ def test_chats_have_our_ids_and_masks_whatever_their_text_spells(full: Exported,
     question = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     prompt = full.tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)
     assert prompt["input_ids"] == render_prompt(tokenizer, conversation)
+
+
+FRAGMENTS = (
+    "<|",
+    "|>",
+    "<",
+    "|",
+    ">",
+    "bos",
+    "user_end",
+    "<|bos|>",
+    "<|python_end|>",
+    " ",
+    "\n",
+    "🙂",
+    "e\u0301",
+    "12",
+    "a",
+)
+TEXT = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=8).map("".join)
+
+
+@settings(deadline=None, max_examples=60)
+@given(system=TEXT, question=TEXT, said=TEXT, code=TEXT, output=TEXT)
+def test_any_chat_has_our_ids_and_masks(
+    full: Exported, system: str, question: str, said: str, code: str, output: str
+) -> None:
+    parts = [{"type": "text", "text": said}, {"type": "python", "text": code}]
+    parts += [{"type": "python_output", "text": output}, {"type": "text", "text": said}]
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": parts}]
+    chat = {"messages": [{"role": "system", "content": system}, *messages, {"role": "user", "content": said}]}
+    found = full.tokenizer.apply_chat_template(chat["messages"], return_dict=True, return_assistant_tokens_mask=True)
+    assert (found["input_ids"], found["assistant_masks"]) == render_conversation(full.artifact.tokenizer, chat)
 
 
 def test_the_chat_template_takes_lists_of_parts_and_refuses_other_orders(full: Exported) -> None:
