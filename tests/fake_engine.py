@@ -125,7 +125,7 @@ class FakeEngine:
         self.is_closed = False
         self._running = 0
         self._entering = 0  # accepted, but nobody has listened to their answers yet
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._line: deque[asyncio.Future[int]] = deque()
         self._counts = {"prompt": 0, "cached": 0, "generated": 0, "steps": 0}
 
     def fail_after(self, tokens: int, message: str = "the matrix is singular") -> None:
@@ -148,12 +148,12 @@ class FakeEngine:
         self._entering -= 1
         failure = self.failures.popitem() if self.failures else None
         try:
-            await self._enter()
+            start = await self._enter()
         except asyncio.CancelledError:
             self.cancelled.append(request)
             raise
         try:
-            async for update in self._updates(request, failure):
+            async for update in self._updates(request, failure, start):
                 yield update
             self.finished.append(request)
         except (asyncio.CancelledError, GeneratorExit):
@@ -175,14 +175,16 @@ class FakeEngine:
         if self._running >= self.max_running and waiting >= self.max_waiting:
             raise EngineBusy(f"{waiting} requests wait already")
 
-    async def _enter(self) -> None:
+    async def _enter(self) -> int:
+        """Take a slot, or wait for one; return the clock's ticks at that moment: a test may advance it right after."""
         if self._running < self.max_running and not self._line:
+            start = self.clock.ticks
             self._running += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return start
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._leave()
@@ -192,19 +194,19 @@ class FakeEngine:
 
     def _leave(self) -> None:
         """Give the slot to the next in line, or back."""
+        ticks = self.clock.ticks
         while self._line:
             turn = self._line.popleft()
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result(ticks)
                 return
         self._running -= 1
 
-    async def _updates(self, request: Request, failure: tuple[int, str] | None) -> AsyncIterator[Update]:
+    async def _updates(self, request: Request, failure: tuple[int, str] | None, start: int) -> AsyncIterator[Update]:
         cached = self._cached(request)
         self._counts["prompt"] += len(request.ids)
         self._counts["cached"] += cached
         samples = [self._tell(request, index, cached) for index in range(request.num_samples)]
-        start = self.clock.ticks
         for turn in range(max(map(len, samples))):
             await self.clock.wait(start + turn + 1)
             self._counts["steps"] += 1
