@@ -46,7 +46,7 @@ def test_stopping_ends_the_answer_on_the_server_and_keeps_what_had_come(
     wait_until(lambda: server.running == 0)
     chat.wait_for_end()
     expect(chat.last_answer.locator(".answer-body")).to_have_text("half")
-    expect(chat.last_answer.locator(".ending")).to_contain_text("Stopped.")
+    expect(chat.last_answer.get_by_text("Stopped.")).to_be_visible()
     expect(chat.box).to_be_focused()
 
 
@@ -127,6 +127,7 @@ def test_an_answer_that_breaks_off_is_kept_and_can_be_asked_for_again(chat: Chat
     server.engine.fail_after(5)
     answer = chat.ask("Well?")
     expect(answer.locator(".answer-body")).to_have_text("whole")
+    expect(answer.locator(".error")).to_be_visible()
     expect(answer.locator(".error")).to_contain_text("The model failed on this request.")
     answer.get_by_role("button", name="Retry").click()
     expect(chat.last_answer.locator(".answer-body")).to_have_text("whole at last")

@@ -201,6 +201,10 @@ def test_dark_follows_the_system_until_somebody_chooses(browser: Browser, server
             page.get_by_role("button", name="Colours").click()
             expect(page.get_by_role("button", name=label)).to_be_visible()
             assert (brightness() < 60) == is_dark
+        page.route("**/main.js", lambda route: route.abort())
+        page.reload()
+        assert brightness() < 60, "the first paint flashes"
+        page.unroute("**/main.js")
         chat.reload()
         assert brightness() < 60
         page.get_by_role("button", name="Colours").click()

@@ -9,7 +9,9 @@ from playwright.sync_api import Browser, expect
 
 from tasks_eval.custom_json import read_conversations
 from tests.browser.chat_page import ChatPage
-from tests.browser.chat_server import ChatServer, parts
+from tests.browser.chat_server import MODEL, ChatServer, chat_server, parts
+from tests.browser.chromium import visitor
+from tests.browser.conftest import OWN_HOST
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -204,6 +206,7 @@ def test_settings_are_sent_kept_and_checked(new_chat: ChatPage, server: ChatServ
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.35, None, 0.5, 17)
     assert (sampling.max_new_tokens, sampling.use_tools) == (2000, False)
     assert server.prompt() == "Speak like a pirate.\n\nAhoy."
+    expect(chat.page.get_by_role("combobox", name="Model")).to_have_value(MODEL)
     chat.button("Settings").click()
     chat.button("Reset").click()
     expect(chat.page.locator("#sampling-summary")).to_have_text("Temp 0.8 · top-k 50")
@@ -255,6 +258,19 @@ def test_the_tokenizer_can_be_played_with(chat: ChatPage) -> None:
     chat.type("/tokenizer")
     expect(dialog).to_be_visible()
     chat.page.keyboard.press("Escape")
+
+
+def test_the_page_works_below_a_path(browser: Browser) -> None:
+    path = "/deep/below"
+    with chat_server(root_path=path) as server, visitor(browser, allowed=OWN_HOST) as page:
+        assert server.url.endswith(f"{path}/")
+        server.tell("Here too.")
+        # What a proxy does that has the server below a path: it takes the path off. All else does not exist.
+        page.route("**", lambda route: route.abort())
+        page.route(f"**{path}/**", lambda route: route.continue_(url=route.request.url.replace(path, "", 1)))
+        chat = ChatPage(page, server.url).open()
+        expect(chat.ask("Where?").locator(".answer-body")).to_have_text("Here too.")
+        assert chat.problems == []
 
 
 def test_a_browser_without_storage_still_chats(browser: Browser, server: ChatServer) -> None:

@@ -1,4 +1,4 @@
-/** A small box beside a button: a menu, or a table. Escape or a click elsewhere closes it and gives back the focus. */
+/** A small box beside a button: a menu, or a table. Escape or a click elsewhere closes it. */
 
 import { element } from "./dom.js";
 
@@ -10,10 +10,8 @@ export function openBeside(button, content, label, role = "dialog") {
   const box = element("div", { class: "popup", popover: "auto", role, "aria-label": label, tabindex: -1 }, content);
   box.addEventListener("toggle", (event) => {
     if (event.newState === "open") return;
-    const hadFocus = box.contains(document.activeElement) || document.activeElement === document.body;
     box.remove();
     button.setAttribute("aria-expanded", "false");
-    if (hadFocus) button.focus();
   });
   box.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
