@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from flows import launch, serving_record
+from flows import launch
 from flows.doctor_finding import Check, Finding
+from flows.serving import record as serving_record
 from nanochat_core import hardware
 from nanochat_core.errors import NanochatError
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.doctor_finding import Check, Finding
-from flows.serving_client import trouble_of
-from flows.serving_record import STATUS, ServerStatus, ServingRecord, living
+from flows.serving.client import trouble_of
+from flows.serving.record import STATUS, ServerStatus, ServingRecord, living
 
 SECONDS = 5.0
 

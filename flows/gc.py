@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flows import locks, run_lock, serving_record
+from flows import locks, run_lock
 from flows.gc_usage import Usage, usage_of
+from flows.serving import record as serving_record
 from nanochat_core import artifacts, paths
 from nanochat_core.artifacts import FileRecord, Manifest
 from nanochat_core.errors import NanochatError

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import locks, serving_record
+from flows import locks
 from flows.pipeline_run import NEWEST
+from flows.serving import record as serving_record
 from flows.tracking_record import default_store
 from flows.tracking_store import Store, reason
 from nanochat_core import artifacts, paths

@@ -2,7 +2,7 @@
 
     evaluate both (what was measured is reused) -> paired differences -> move the alias, or leave a note
 
-The comparison: flows/promotion_decision.py; the alias: flows/promotion_registry.py.
+The comparison: flows/promotion/decision.py; the alias: flows/promotion/registry.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from flows.evaluate_model import evaluate_model, last_evaluation
 from flows.lineage import Lineage, lineage_of
 from flows.model_ref import find_model, short_name
 from flows.progress import note
-from flows.promotion_decision import Decision, Row, Thresholds, decide
-from flows.promotion_page import markdown, rule, table_rows
-from flows.promotion_registry import Place, place_for, today
+from flows.promotion.decision import Decision, Row, Thresholds, decide
+from flows.promotion.page import markdown, rule, table_rows
+from flows.promotion.registry import Place, place_for, today
 from flows.run_presence import present
 from nanochat_core import paths
 from nanochat_core.errors import SpecError

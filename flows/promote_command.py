@@ -36,8 +36,8 @@ def promote(
     from flows import promote as promotion
     from flows.evaluate_model import with_options
     from flows.model_ref import find_model
-    from flows.promotion_decision import Thresholds
-    from flows.promotion_page import rule, terminal_table
+    from flows.promotion.decision import Thresholds
+    from flows.promotion.page import rule, terminal_table
     from nanochat_core.specs import parse_params
 
     given = {"max_drop": max_drop, "confidence": confidence, "min_examples": min_examples}

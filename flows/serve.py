@@ -3,7 +3,7 @@
     find the model -> start the server -> ask it something -> publish its address -> watch, and start again what dies
 
 Started on a port that another run serves, the new server takes over only when it is ready, without a refused request
-(the server's own work); the other run then ends. flows/serving_watch.py keeps the server alive, serving_process.py
+(the server's own work); the other run then ends. flows/serving/watch.py keeps the server alive, process.py beside it
 starts and stops it, and serving_record.py tells the rest of the project what is served. Once the server runs, neither
 Prefect nor MLflow is needed.
 """
@@ -18,17 +18,20 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows import serving_gpu, serving_page, serving_record, serving_tags
 from flows.live_view import key
 from flows.model_ref import ModelFolders, check_weights, find_model, short_name
 from flows.progress import note
-from flows.promotion_registry import champion_folder
+from flows.promotion.registry import champion_folder
 from flows.run_presence import present
-from flows.serving_client import SmokeTest, first_answer, first_key
-from flows.serving_gpu import GpuUse
-from flows.serving_process import End, ServerCommand, ServerProcess
-from flows.serving_record import ServingRecord
-from flows.serving_watch import WatchRules, keep_serving
+from flows.serving import gpu as serving_gpu
+from flows.serving import page as serving_page
+from flows.serving import record as serving_record
+from flows.serving import tags as serving_tags
+from flows.serving.client import SmokeTest, first_answer, first_key
+from flows.serving.gpu import GpuUse
+from flows.serving.process import End, ServerCommand, ServerProcess
+from flows.serving.record import ServingRecord
+from flows.serving.watch import WatchRules, keep_serving
 from nanochat_core import artifacts, paths
 from nanochat_core.serve_spec import ServerOptions, ServeSpec, parse_serve_spec
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from flows import environment, launch, prefect_server, run_lock, serving_record
+from flows import environment, launch, prefect_server, run_lock
 from flows.node import addresses, services
 from flows.node.addresses import Node
+from flows.serving import record as serving_record
 from nanochat_core.errors import NanochatError
 from nanochat_core.paths import locks_dir
 

@@ -13,8 +13,8 @@ from flows.cli import app
 from flows.evaluate_model import with_options
 from flows.model_ref import find_model
 from flows.promote import promote
-from flows.promotion_decision import Thresholds
-from flows.promotion_registry import champion_folder
+from flows.promotion.decision import Thresholds
+from flows.promotion.registry import champion_folder
 from flows.registry import find_registered
 from flows.tracking_store import Store
 from nanochat_core import artifacts

@@ -7,7 +7,7 @@ import pytest
 
 from flows.download import download
 from flows.promote import promote
-from flows.promotion_decision import Thresholds
+from flows.promotion.decision import Thresholds
 from flows.registry import find_registered
 from nanochat_core.specs import EvaluateSpec
 from tasks_eval.hub import TaskData

@@ -14,16 +14,18 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 
-from flows import doctor_serving, serving_process, serving_record
+from flows import doctor_serving
 from flows.gc import Rules, collect, survey
 from flows.model_ref import find_model
 from flows.node.up import farewells
 from flows.prefect_server import free_port
-from flows.promotion_registry import place_for
+from flows.promotion.registry import place_for
 from flows.run_lock import living
 from flows.serve import model_to_serve, serve
-from flows.serving_record import STATUS, ServerStatus
-from flows.serving_watch import WatchRules
+from flows.serving import process as serving_process
+from flows.serving import record as serving_record
+from flows.serving.record import STATUS, ServerStatus
+from flows.serving.watch import WatchRules
 from flows.tracking_store import Store
 from nanochat_core.errors import NanochatError, SpecError
 from nanochat_core.serve_spec import DefaultSampling, ServerOptions
@@ -37,7 +39,7 @@ QUICK = WatchRules(health_seconds=0.1, restart_seconds=0.01)
 def fakes(finished: FakeStages, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     """A finished base folder in which every server is a fake one."""
     monkeypatch.setattr(serving_process, "MODULE", "tests.flows.fake_server")
-    monkeypatch.setattr("flows.serving_watch.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("flows.serving.watch.LOOK_SECONDS", 0.02)
     return finished
 
 

@@ -11,9 +11,9 @@ from uuid import UUID
 import httpx
 import pytest
 
-from flows import serving_record
 from flows.prefect_server import free_port
-from flows.serving_record import STATUS, ServerStatus
+from flows.serving import record as serving_record
+from flows.serving.record import STATUS, ServerStatus
 from tests.faults.faults import cancel
 from tests.faults.live_node import LiveNode, kill, wait_for
 from tests.flows.chat_model import make_chat_model

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from flows.prefect_server import free_port
-from flows.serving_client import SmokeTest, first_answer, first_key, trouble_of
+from flows.serving.client import SmokeTest, first_answer, first_key, trouble_of
 from nanochat_core.errors import NanochatError
 
 PATIENT = SmokeTest(seconds=10)
@@ -69,7 +69,7 @@ def test_a_call_of_the_tool_is_an_answer(url: str) -> None:
 
 
 def test_a_server_that_is_busy_is_asked_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.serving_client.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("flows.serving.client.BUSY_SECONDS", 0.01)
     assert ask(url, (503, {}), (429, {}), (200, chat("84")), test=SmokeTest(seconds=30)) == "84"
     assert len(Handler.asked) == 3
     with pytest.raises(NanochatError, match=r"busy all the time \(HTTP 503\) in 0.1 s"):

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import serving_process
 from flows.prefect_server import free_port
-from flows.serving_process import End, ServerCommand, ServerProcess
-from flows.serving_record import ServerStatus
-from flows.serving_watch import WatchRules, keep_serving
+from flows.serving import process as serving_process
+from flows.serving.process import End, ServerCommand, ServerProcess
+from flows.serving.record import ServerStatus
+from flows.serving.watch import WatchRules, keep_serving
 from nanochat_core.errors import NanochatError, StageFailed
 from nanochat_core.serve_spec import ServeSpec
 
@@ -25,8 +25,8 @@ QUICK = {"health_seconds": 0.05, "timeout_seconds": 0.2, "restart_seconds": 0.01
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base folder in which every server is a fake one; what the flow says is printed."""
     monkeypatch.setattr(serving_process, "MODULE", "tests.flows.fake_server")
-    monkeypatch.setattr("flows.serving_watch.warn", print)
-    monkeypatch.setattr("flows.serving_watch.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("flows.serving.watch.warn", print)
+    monkeypatch.setattr("flows.serving.watch.LOOK_SECONDS", 0.02)
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.promotion_decision import Decision, Thresholds, decide
+from flows.promotion.decision import Decision, Thresholds, decide
 from nanochat_core.errors import ArtifactError
 from tasks_eval.scores import summarize
 

@@ -5,7 +5,7 @@
        +------- pause: 1, 2, 4, ... seconds <----------+  it crashed, or does not answer
 
 Nothing here talks to Prefect or MLflow, so their outages do not matter. Whatever ends the flow run raises through these
-functions and stops the server on its way (flows/serving_process.py).
+functions and stops the server on its way (flows/serving/process.py).
 """
 
 import time
@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pydantic import Field
 
 from flows.progress import warn
-from flows.serving_client import trouble_of
-from flows.serving_process import End, ServerCommand, ServerDown, ServerProcess
+from flows.serving.client import trouble_of
+from flows.serving.process import End, ServerCommand, ServerDown, ServerProcess
 from nanochat_core.errors import NanochatError, StageFailed
 from nanochat_core.spec_base import Spec
 

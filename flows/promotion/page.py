@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.promotion_decision import Row, Thresholds
-from flows.promotion_statistics import Difference
+from flows.promotion.decision import Row, Thresholds
+from flows.promotion.statistics import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows import launch
-from flows.serving_record import STATUS, ServerStatus
+from flows.serving.record import STATUS, ServerStatus
 from flows.stage_end import last_lines, log_text
 from nanochat_core import artifacts
 from nanochat_core.errors import EXIT_BAD_INPUT

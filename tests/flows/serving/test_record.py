@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import locks, serving_record
+from flows import locks
 from flows.gc_usage import served
-from flows.serving_gpu import reserved, reserves
-from flows.serving_record import ServingRecord, living, recorded, runs_dir, successor
+from flows.serving import record as serving_record
+from flows.serving.gpu import reserved, reserves
+from flows.serving.record import ServingRecord, living, recorded, runs_dir, successor
 from nanochat_core import artifacts
 from tests.flows.tracked import wait_until
 
@@ -74,7 +75,7 @@ def test_the_successor_is_the_next_on_the_same_port(tmp_path: Path) -> None:
 def test_only_a_server_on_gpus_holds_the_training_lock_and_only_when_it_is_to(
     monkeypatch: pytest.MonkeyPatch, gpu: str, device: str | None, gpus: tuple[str, ...], holds: bool
 ) -> None:
-    monkeypatch.setattr("flows.serving_gpu.visible_gpus", lambda _: gpus)
+    monkeypatch.setattr("flows.serving.gpu.visible_gpus", lambda _: gpus)
     assert reserves(gpu, device) is holds  # type: ignore[arg-type]
 
 
@@ -86,7 +87,7 @@ def test_gpus_are_reserved_after_the_training_that_runs_and_handed_on_with_the_p
     trains = contextlib.ExitStack()
     trains.enter_context(locks.hold(train_lock, on_wait=print))
     monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr("flows.serving_gpu.warn", lambda line: (waited.append(line), trains.close()))
+    monkeypatch.setattr("flows.serving.gpu.warn", lambda line: (waited.append(line), trains.close()))
     old, new = record("old", reserves_gpu=True), record("new", reserves_gpu=True, started=2.0)
     with reserved(tmp_path, old) as (descriptor,), recorded(tmp_path, old):
         assert len(waited) == 1 and "waiting for process" in waited[0]

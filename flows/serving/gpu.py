@@ -14,7 +14,7 @@ from typing import Literal
 
 from flows import locks
 from flows.progress import warn
-from flows.serving_record import ServingRecord, living
+from flows.serving.record import ServingRecord, living
 from nanochat_core import paths
 from nanochat_core.hardware import visible_gpus
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flows.promotion_statistics import Difference, mean_difference, paired_difference
+from flows.promotion.statistics import Difference, mean_difference, paired_difference
 from nanochat_core import artifacts
 from nanochat_core.errors import ArtifactError
 from nanochat_core.spec_base import Spec
