@@ -4,7 +4,7 @@
 
 Started on a port that another run serves, the new server takes over only when it is ready, without a refused request
 (the server's own work); the other run then ends. flows/serving/watch.py keeps the server alive, process.py beside it
-starts and stops it, and serving_record.py tells the rest of the project what is served. Once the server runs, neither
+starts and stops it, and record.py tells the rest of the project what is served. Once the server runs, neither
 Prefect nor MLflow is needed.
 """
 
