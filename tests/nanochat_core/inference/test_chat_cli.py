@@ -151,6 +151,11 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def answer(self, keys: str, prompt: str = "you: ") -> None:
+        """Type when the chat asks: before, the terminal itself would take the keys, and read some of them otherwise."""
+        self.wait_for(prompt)
+        self.type(keys)
+
     def wait_for(self, text: str) -> None:
         """Return when `text` has appeared since the last call; what appeared up to it is behind us."""
         end = time.monotonic() + self._seconds
@@ -190,35 +195,32 @@ def test_a_conversation_in_a_terminal(served: tuple[FakeEngine, LiveServer], tmp
     terminal = Terminal(live.url, tmp_path)
     try:
         terminal.wait_for("Talking with fake.")
-        terminal.wait_for("you: ")
-        terminal.type(f"{UP}\r")  # what was typed in an earlier chat
+        terminal.answer(f"{UP}\r")  # what was typed in an earlier chat
         terminal.wait_for("heard 'rlier one'.")
-        terminal.wait_for("you: ")
-        terminal.type("/temprature 1\r")
+        terminal.answer("/temprature 1\r")
         terminal.wait_for("did you mean '/temperature'?")
-        terminal.type("/system Be brief.\r")
+        terminal.answer("/system Be brief.\r")
         terminal.wait_for("System message: Be brief.")
         engine.clock = TokenClock(tokens_per_second=50)
-        terminal.type("long\r")
+        terminal.answer("long\r")
         terminal.wait_for("xxx")
         terminal.type(CTRL_C)
         terminal.wait_for("(stopped)")
         wait_until(lambda: len(engine.cancelled) == 1)
         engine.clock = TokenClock()
-        terminal.wait_for("you: ")
-        terminal.type(f"never sent{CTRL_C}")
-        terminal.wait_for("you: ")
-        terminal.type("one\\\rtwo\r")
+        terminal.answer(f"never sent{CTRL_C}")
+        terminal.answer("one\\\r")
+        terminal.answer("two\r", prompt="… ")
         terminal.wait_for(r"one\ntwo'.")
-        terminal.type(f"thr{ALT_ENTER}four\r")
+        terminal.answer(f"thr{ALT_ENTER}four\r")
         terminal.wait_for(r"thr\nfour'.")
-        terminal.type("\x1b[200~five\nsix\x1b[201~\r")  # as a terminal tells that text was pasted
+        terminal.answer("\x1b[200~five\nsix\x1b[201~\r")  # as a terminal tells that text was pasted
         terminal.wait_for(r"ve\nsix'.")
         assert b"Be brief." in heard(engine) and b"never sent" not in heard(engine)
-        terminal.type("/new\r/retry\r")
+        terminal.answer("/new\r")
+        terminal.answer("/retry\r")
         terminal.wait_for("error: Nothing has been said yet")
-        terminal.wait_for("you: ")
-        terminal.type(CTRL_D)
+        terminal.answer(CTRL_D)
         assert terminal.exit_code() == 0
     finally:
         terminal.kill()
