@@ -40,9 +40,24 @@ Tell = Callable[[str], None]
 class QuietServer(uvicorn.Server):
     """uvicorn without signal handlers of its own."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._end = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Keep the Date header right until `leave`."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), 1.0)
+
+    def leave(self) -> None:
+        """End, connections included."""
+        self.should_exit = True
+        self._end.set()
 
 
 class Server:
@@ -201,7 +216,7 @@ class Server:
     async def _end(self, server: QuietServer, work: "asyncio.Task[None]") -> None:
         if self._control is not None:
             self._control.close()
-        server.should_exit = True
+        server.leave()
         await work
         if self.state.engine_or_none is not None:
             await self.state.engine_or_none.close()

@@ -117,12 +117,12 @@ def received(link: socket.socket) -> int:
 
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     engine = FakeEngine(max_context=1 << 22)
-    body = {"prompt": "a" * (1 << 20), "echo": True, "max_tokens": 1, "n": 16}  # an answer of 16 MiB
-    with running_server(engine, limits={"send_seconds": 0.5}) as live, connection(live.url) as link:
+    body = {"prompt": "a" * (1 << 20), "echo": True, "max_tokens": 1, "n": 12}  # an answer of 12 MiB
+    with running_server(engine, limits={"send_seconds": 0.3}) as live, connection(live.url) as link:
         link.sendall(post("/v1/completions", body))
         wait_until(lambda: len(engine.finished) == 1)
         wait_until(lambda: number(live, "http_connections") == 1)  # the one that asks
-        assert received(link) < 16 << 20
+        assert received(link) < 12 << 20
 
 
 def test_prompts_of_one_request_wait_for_each_other_and_never_fail_in_the_middle() -> None:

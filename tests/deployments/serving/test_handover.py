@@ -16,6 +16,8 @@ import httpx
 import pytest
 
 from deployments.serving.handover import ControlPaths, OldServer
+from deployments.serving.server import run
+from nanochat_core.serve_spec import ServeSpec
 from tests.deployments.serving.raw_http import CHAT
 from tests.fake_engine import FakeEngine, wait_until
 from tests.live_server import running_server
@@ -128,6 +130,7 @@ def test_a_new_server_takes_over_without_a_refused_request(tmp_path: Path) -> No
     assert list((tmp_path / "serving").glob("*.sock")) == []
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_server_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, "one", free_port(), drain_seconds=600) as server:
         url = server.wait_for("ready")["url"]
@@ -141,15 +144,18 @@ def test_a_second_signal_ends_a_server_at_once(tmp_path: Path) -> None:
     assert server.status["state"] == "stopped"
 
 
-def test_a_port_that_another_program_has_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_port_that_another_program_has_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with serving(tmp_path, "late", other.getsockname()[1]) as server:
-            assert server.process.wait(60) == 2
-            (line,) = server.log.read_text().splitlines()
-            assert line.startswith(f"error: Port {other.getsockname()[1]} of 127.0.0.1 cannot be had")
-            assert f"process {os.getpid()}" in line and server.status["state"] == "failed"
+        port, status = other.getsockname()[1], tmp_path / "status.json"
+        spec = ServeSpec(model_folder="x", tokenizer_folder="x", port=port, status_file=str(status))
+        assert run(spec, lambda _: pytest.fail("loaded in vain"), folder=tmp_path, tell=print) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: Port {port} of 127.0.0.1 cannot be had") and f"process {os.getpid()}" in line
+    assert json.loads(status.read_text())["state"] == "failed"
 
 
 def test_who_takes_the_socket_and_dies_has_changed_nothing() -> None:

@@ -61,7 +61,7 @@ def expected(context: str, continuation: str) -> tuple[float, bool]:
     return total, is_greedy
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_log_likelihoods_are_those_of_the_engine(live_tasks: Any, batch_size: int) -> None:
     live, tasks = live_tasks
     samples = evaluated(live, tasks, "local-completions", "/v1/completions", CHOICE, batch_size=batch_size)

@@ -29,6 +29,7 @@ def test_the_newest_client(client: Any, demand: Callable[[Any], None]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_a_client_of_release_2(shared: LiveServer, tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path), OLD_CLIENT]
     subprocess.run(install, check=True, timeout=600)

@@ -140,6 +140,7 @@ def test_the_context_is_kept_to(client: httpx.Client) -> None:
     assert len(only["choices"][0]["logprobs"]["tokens"]) == 255
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_stopped(folders: tuple[Path, Path], tmp_path: Path) -> None:
     port, status = free_port(), tmp_path / "status.json"
     spec = {"model_folder": str(folders[0]), "tokenizer_folder": str(folders[1]), "port": port, "model_name": "tiny"}
