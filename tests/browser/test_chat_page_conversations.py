@@ -94,7 +94,7 @@ def test_an_export_for_training_is_what_training_reads(new_chat: ChatPage, serve
     lines = tmp_path / "two.jsonl"
     lines.write_text(path.read_text() + '[{"role": "user", "content": "bare"}]\n')
     chat.page.set_input_files("#import-file", lines)
-    expect(chat.titles).to_have_text(["bare", "1+1?"])
+    expect(chat.titles).to_have_text(["1+1?", "bare"])
 
 
 def test_two_tabs_show_the_same(new_chat: ChatPage, server: ChatServer) -> None:

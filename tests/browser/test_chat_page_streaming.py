@@ -148,6 +148,8 @@ def test_what_the_context_cannot_hold_is_said(chat: ChatPage, server: ChatServer
     expect(chat.last_answer.locator(".notice")).to_contain_text("4,096 tokens")
     chat.ask("c" * 5000)
     expect(chat.last_answer.locator(".error")).to_contain_text("Shorten the message, or begin a new chat.")
+    chat.ask("short")
+    assert server.prompt().endswith("Yes.\n\nshort")
 
 
 def test_a_busy_server_is_asked_again_after_the_wait(chat: ChatPage, server: ChatServer) -> None:

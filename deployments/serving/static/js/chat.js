@@ -79,25 +79,26 @@ export class Chat extends EventTarget {
     return this.runs.has(this.conversation.id);
   }
 
-  /** Ask, below what is shown. */
-  ask(text) {
+  /** Ask, below what is shown; not while an answer is being written. */
+  async ask(text) {
+    if (this.isRunning) return;
     const { conversation } = this;
     const question = conversations.addQuestion(conversation, text, conversation.head);
-    return this.#answer(conversation, question.id);
+    await this.#answer(conversation, question.id);
   }
 
   /** Ask again in other words; the old question stays as a variant. */
   async edit(id, text) {
-    await this.#finish();
     const { conversation } = this;
+    await this.#finish();
     const question = conversations.addQuestion(conversation, text, conversation.messages[id].parent);
     return this.#answer(conversation, question.id);
   }
 
   /** Answer a question again; the old answer stays as a variant, unless nothing had come of it. */
   async regenerate(id) {
-    await this.#finish();
     const { conversation } = this;
+    await this.#finish();
     const { parent, parts, role } = conversation.messages[id];
     const question = role === "user" ? id : parent;
     if (role === "assistant" && !parts.length) conversations.removeFrom(conversation, id);
@@ -106,8 +107,8 @@ export class Chat extends EventTarget {
 
   /** Write on where an answer was stopped or cut off, in its place. */
   async continue(id) {
-    await this.#finish();
     const { conversation } = this;
+    await this.#finish();
     const { parent, parts, tokens, ...old } = conversation.messages[id];
     conversations.removeFrom(conversation, id);
     return this.#answer(conversation, parent, { parts, tokens, carried: tokenCount(old).count });
@@ -126,8 +127,8 @@ export class Chat extends EventTarget {
 
   /** Remove a question with all that follows, and return what brings it back. */
   async removeFrom(id) {
-    await this.#finish();
     const { conversation } = this;
+    await this.#finish();
     const before = structuredClone({ messages: conversation.messages, head: conversation.head });
     conversations.removeFrom(conversation, id);
     this.#tell("messages");

@@ -2,9 +2,7 @@
 
 import { CommandMenu } from "./command_menu.js";
 import { matching, parseCommand } from "./commands.js";
-import { byId } from "./dom.js";
-
-const COMPOSING = 229; // the key code that Safari gives to the Enter that ends a composition
+import { byId, isComposing } from "./dom.js";
 
 export class Composer {
   /**
@@ -58,7 +56,7 @@ export class Composer {
   }
 
   #key(event) {
-    if (event.isComposing || event.keyCode === COMPOSING || this.menu.takeKey(event)) return;
+    if (isComposing(event) || this.menu.takeKey(event)) return;
     if (event.key === "Enter" && !event.shiftKey && !event.altKey) {
       event.preventDefault();
       this.#submit();

@@ -110,18 +110,17 @@ export function plainText(message) {
 }
 
 /**
- * The messages as the API takes them, from the first to `last` (a message's id). Answers that came to nothing are left
- * out, and questions that then follow each other become one, since roles must alternate. An answer with tool calls goes
- * back in parts, as the model wrote it.
+ * The messages as the API takes them, from the first to `last` (a message's id), which may be an answer to go on with.
+ * A question to which no answer came is left out: the server may have refused it. An answer with tool calls goes back
+ * in parts, as the model wrote it.
  */
 export function apiMessages(conversation, last) {
   const messages = conversation.system.trim() ? [{ role: "system", content: conversation.system.trim() }] : [];
-  for (const message of shownMessages({ ...conversation, head: last })) {
-    const content = contentOf(message);
-    const previous = messages.at(-1);
-    if (!content.length) continue;
-    if (previous?.role === "user" && message.role === "user") previous.content += `\n\n${content}`;
-    else messages.push({ role: message.role, content });
+  const path = shownMessages({ ...conversation, head: last });
+  for (const [index, message] of path.entries()) {
+    const next = path[index + 1];
+    const isInVain = next !== undefined && next.id !== last && !contentOf(next).length;
+    if (!isInVain && contentOf(message).length) messages.push({ role: message.role, content: contentOf(message) });
   }
   return messages;
 }

@@ -35,7 +35,7 @@ export function conversationsFrom(text) {
   if (!values.length) throw new Error("there is no conversation in it");
   return values.map((value, index) => {
     try {
-      return value?.messages && !Array.isArray(value.messages) ? checkedTree(value) : fromMessages(value);
+      return value?.messages && !Array.isArray(value.messages) ? checkedTree(value) : fromMessages(value, index);
     } catch (error) {
       throw new Error(`conversation ${index + 1}: ${error.message}`, { cause: error });
     }
@@ -62,18 +62,20 @@ function parsedLine(line, number) {
   }
 }
 
-function fromMessages(value) {
+/** `index` is the place in the file, which is kept in the list. */
+function fromMessages(value, index) {
   const messages = Array.isArray(value) ? value : value?.messages;
   if (!Array.isArray(messages) || !messages.length)
     throw new Error('expected {"messages": [{"role": …, "content": …}, …]}');
   const conversation = newConversation();
-  for (const [index, { role, content }] of messages.entries()) {
-    if (role === "system" && index === 0 && typeof content === "string") conversation.system = content;
+  for (const [place, { role, content }] of messages.entries()) {
+    if (role === "system" && place === 0 && typeof content === "string") conversation.system = content;
     else if (role === "user" && typeof content === "string") addQuestion(conversation, content, conversation.head);
     else if (role === "assistant" && conversation.messages[conversation.head]?.role === "user")
       Object.assign(addAnswer(conversation, conversation.head), { parts: partsOf(content), state: "done" });
-    else throw new Error(`message ${index + 1} (${role}) cannot stand there in a chat`);
+    else throw new Error(`message ${place + 1} (${role}) cannot stand there in a chat`);
   }
+  conversation.updated -= index;
   return conversation;
 }
 

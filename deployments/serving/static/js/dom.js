@@ -39,6 +39,11 @@ export function oncePerFrame(work) {
   };
 }
 
+/** Whether a key press belongs to a word that is being composed (Safari sends the Enter that ends it with code 229). */
+export function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
+}
+
 /** Whether motion should be spared. */
 export function prefersStillness() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;

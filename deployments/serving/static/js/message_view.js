@@ -3,7 +3,7 @@
 import { AnswerDetails } from "./answer_details.js";
 import { copyButton } from "./clipboard.js";
 import { plainText } from "./conversation.js";
-import { element } from "./dom.js";
+import { element, isComposing } from "./dom.js";
 import { ErrorView } from "./error_view.js";
 import { icon, iconButton } from "./icons.js";
 import { MarkdownView } from "./markdown.js";
@@ -76,7 +76,7 @@ export class QuestionView {
       this.actions.edit(this.message.id, box.value.trim());
     };
     const onkeydown = (event) => {
-      if (event.isComposing) return;
+      if (isComposing(event)) return;
       if (event.key === "Escape") {
         event.stopPropagation();
         leave();
@@ -152,8 +152,18 @@ export class AnswerView {
     );
   }
 
+  /** Called for every frame of any answer: what is as it was is left alone. */
   update(message, { variants, isTokensWanted }) {
     this.message = message;
+    const isTokens = this.isTokens ?? isTokensWanted;
+    const { state, pieces, tokens, error } = message;
+    const shown = [message, state, pieces, tokens?.length, error, isTokens, variants.join(), this.actions.maxContext()];
+    if (shown.every((value, index) => value === this.shown?.[index])) return;
+    this.shown = shown;
+    this.#show(message, variants, isTokens);
+  }
+
+  #show(message, variants, isTokens) {
     const isLive = message.state === "streaming";
     this.root.setAttribute("aria-busy", String(isLive));
     this.root.classList.toggle("live", isLive);
@@ -161,7 +171,7 @@ export class AnswerView {
     this.bar.hidden = isLive || (!message.parts.length && variants.length < 2);
     this.bar.classList.toggle("empty", !message.parts.length);
     this.#showNotice(message.dropped);
-    this.#showBody(message, isLive, this.isTokens ?? isTokensWanted);
+    this.#showBody(message, isLive, isTokens);
     this.error.update(message.error);
     this.endingText.textContent = endingOf(message);
     this.ending.hidden = !this.endingText.textContent;

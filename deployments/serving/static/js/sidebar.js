@@ -1,6 +1,6 @@
 /** The list of conversations: by day, each with a menu. */
 
-import { byId, element, oncePerFrame } from "./dom.js";
+import { byId, element, isComposing, oncePerFrame } from "./dom.js";
 import { icon, iconButton } from "./icons.js";
 import { openMenu } from "./popup.js";
 
@@ -88,7 +88,7 @@ export class Sidebar {
     };
     box.addEventListener("blur", () => leave(true));
     box.addEventListener("keydown", (event) => {
-      if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+      if (isComposing(event) || !["Enter", "Escape"].includes(event.key)) return;
       event.stopPropagation();
       leave(event.key === "Enter");
     });
