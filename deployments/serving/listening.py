@@ -12,7 +12,8 @@ BACKLOG = 2048
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens on the address; raises NanochatError, which says who has the port."""
     family, address = resolve(host, port)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Only where TCP is named does asyncio turn Nagle's algorithm off: else a token waits for the one before to arrive.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

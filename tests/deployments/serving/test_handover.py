@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from deployments.serving.handover import ControlPaths, OldServer
+from deployments.serving.listening import bind
 from deployments.serving.server import run
 from nanochat_core.serve_spec import ServeSpec
 from tests.deployments.serving.raw_http import CHAT
@@ -23,7 +24,7 @@ from tests.fake_engine import FakeEngine, wait_until
 from tests.live_server import running_server
 
 PROJECT = Path(__file__).parents[3]
-LONG = CHAT | {"stream": True, "max_tokens": 150, "ignore_eos": True}
+LONG = CHAT | {"stream": True, "max_tokens": 1500, "ignore_eos": True}
 
 
 def free_port() -> int:
@@ -42,7 +43,8 @@ class ServingProcess:
         written.write_text(json.dumps(whole | {"status_file": str(self.status_file)} | spec))
         environment = os.environ | {
             "NANOCHAT_BASE_DIR": str(base),
-            "FAKE_TOKENS_PER_SECOND": "50",
+            "FAKE_TOKENS_PER_SECOND": "20",
+            "FAKE_HURRY_FILE": str(base / "hurry"),
             "PYTHONPATH": str(PROJECT),
         }
         with open(self.log, "wb") as log:
@@ -116,14 +118,17 @@ def test_a_new_server_takes_over_without_a_refused_request(tmp_path: Path) -> No
             wait_until(lambda: all(client.answers for client in clients) and bool(texts))
             with serving(tmp_path, "new", port) as new:
                 new.wait_for("ready")
-                count = len(clients[0].answers)
+                old.wait_for("draining")
+                counts, told = [len(client.answers) for client in clients], len(texts)
+                wait_until(lambda: all(len(c.answers) > n + 5 for c, n in zip(clients, counts, strict=True)))
+                wait_until(lambda: len(texts) > told)  # the stream goes on
+                (tmp_path / "hurry").touch()
                 streaming.join(60)
                 assert old.process.wait(60) == 0 and old.status["state"] == "replaced"
-                wait_until(lambda: len(clients[0].answers) > count + 3)
                 for client in clients:
                     client.end()
                     assert client.errors == [] and set(client.answers) == {200}
-                assert texts[-2:] == ["data: [DONE]", ""] and sum('"content":' in line for line in texts) == 151
+                assert texts[-2:] == ["data: [DONE]", ""] and sum('"content":' in line for line in texts) == 1501
                 assert new.status["pid"] == new.process.pid and new.status["url"] == url
                 new.process.send_signal(signal.SIGTERM)
                 assert new.process.wait(60) == 0 and new.status["state"] == "stopped"
@@ -156,6 +161,14 @@ def test_a_port_that_another_program_has_is_said_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: Port {port} of 127.0.0.1 cannot be had") and f"process {os.getpid()}" in line
     assert json.loads(status.read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("is_handed_over", [False, True])
+def test_tokens_do_not_wait_for_acknowledgements(is_handed_over: bool) -> None:
+    with socket.socket(fileno=os.dup(bind("127.0.0.1", 0).detach())) if is_handed_over else bind("127.0.0.1", 0) as own:
+        own.setblocking(True)
+        with socket.create_connection(own.getsockname()), own.accept()[0] as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # for which asyncio sets TCP_NODELAY
 
 
 def test_who_takes_the_socket_and_dies_has_changed_nothing() -> None:
