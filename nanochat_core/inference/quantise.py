@@ -25,7 +25,6 @@ GROUP = 32  # inputs that share scale and offset in int4
 BLOCKS = (64, 32)  # outputs that lie together in int4: what torch's kernels for AVX512 and AVX2 read
 INT8_KERNEL_ROWS, INT4_KERNEL_ROWS = 48, 160  # up to so many rows torch's kernels are faster than pieces
 PIECE = 1 << 18  # elements of a weight that are dequantised at a time: 1 MiB of float32
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # shares of a group's range that int4 tries
 
 Piece = Callable[[int, int, torch.dtype], Tensor]  # (first output, last + 1, dtype) -> columns of Wᵀ
 
@@ -140,41 +139,20 @@ def _int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 def quantise_int4(weight: Tensor) -> Int4Weight:
     """Return a matrix (N, K) in int4.
 
-    Each group of inputs takes, of some shares of its range, that with the least squared error. Raises ValueError where
-    K is no multiple of GROUP, or the matrix holds numbers that are not finite.
+    The codes of a group reach from its smallest weight to its largest. Raises ValueError where K is no multiple of
+    GROUP, or the matrix holds numbers that are not finite.
     """
     if weight.size(1) % GROUP:
         raise ValueError(f"A matrix of {weight.size(1)} inputs cannot be int4: expected a multiple of {GROUP}.")
     block = kernel_block() or BLOCKS[0]
     filled = torch.nn.functional.pad(_finite(weight), (0, 0, 0, -weight.size(0) % block))
     grouped = filled.view(len(filled), -1, GROUP)  # (N, G, 32)
-    codes, scale, offset = _best_clip(grouped)
+    low, high = grouped.amin(dim=-1), grouped.amax(dim=-1)
+    scale = ((high - low) / 15).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()  # (N, G)
+    offset = (low + 8 * scale.float()).bfloat16()
+    codes = ((grouped - offset.float()[..., None]) / scale.float()[..., None] + 8).round().clamp(0, 15)
     scale_and_offset = torch.stack([scale, offset], dim=-1).transpose(0, 1).contiguous()  # (G, N, 2)
     return Int4Weight(pack(codes.view(filled.shape), block), scale_and_offset, len(weight))
-
-
-def _best_clip(grouped: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes uint8 (N, G, 32), scales and offsets bf16 (N, G) of the best share of each group's range."""
-    low, high = grouped.amin(dim=-1), grouped.amax(dim=-1)
-    best_error = torch.full_like(low, torch.inf)
-    codes = torch.empty_like(grouped, dtype=torch.uint8)
-    scale, offset = torch.empty_like(low, dtype=torch.bfloat16), torch.empty_like(low, dtype=torch.bfloat16)
-    for clip in CLIPS:
-        tried = _scale_and_offset(clip * low, clip * high)
-        tried_scale, tried_offset = (part.float()[..., None] for part in tried)
-        tried_codes = ((grouped - tried_offset) / tried_scale + 8).round().clamp(0, 15)
-        error = ((tried_codes - 8) * tried_scale + tried_offset - grouped).square().sum(dim=-1)
-        is_better = error < best_error
-        best_error = torch.where(is_better, error, best_error)
-        codes = torch.where(is_better[..., None], tried_codes.to(torch.uint8), codes)
-        scale, offset = torch.where(is_better, tried[0], scale), torch.where(is_better, tried[1], offset)
-    return codes, scale, offset
-
-
-def _scale_and_offset(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale and offset, bf16, with which the codes 0 and 15 are `low` and `high`."""
-    scale = ((high - low) / 15).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
-    return scale, (low + 8 * scale.float()).bfloat16()
 
 
 def _finite(weight: Tensor) -> Tensor:

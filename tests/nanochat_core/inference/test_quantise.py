@@ -64,8 +64,8 @@ def test_no_weight_moves_by_more_than_half_a_step(seed: int, size: float) -> Non
     assert (moved <= (0.5 / 127 + 2**-8) * weight.abs().amax(dim=1, keepdim=True)).all()
     grouped = weight.view(16, -1, GROUP)
     step = (grouped.amax(dim=-1) - grouped.amin(dim=-1)) / 15
-    error = (quantise_int4(weight).dequantised() - weight).view(grouped.shape).square().mean(dim=-1).sqrt()
-    assert (error <= 0.55 * step).all()
+    moved = (quantise_int4(weight).dequantised() - weight).view(grouped.shape).abs().amax(dim=-1)
+    assert (moved <= 0.51 * step + 2**-7 * grouped.abs().amax(dim=-1)).all()
 
 
 @QUANTISERS
