@@ -92,15 +92,13 @@ def converse(session: ChatSession, history: Path) -> None:
     while True:
         try:
             line = editor.read(colored("you: ", console))
-        except KeyboardInterrupt:
-            print()  # the line is dropped
-            continue
+            if line and respond(session, line, console):
+                return
+        except KeyboardInterrupt:  # the line is dropped; while an answer comes, `show_answer` has it
+            print()
         except EOFError:
             print()
             return
-        try:
-            if line and respond(session, line, console):
-                return
         except NanochatError as error:
             tell(console, f"error: {error}")
 
