@@ -103,6 +103,13 @@ class ServerOptions(Spec):
     kv_memory_gb: float | None = Field(
         None, gt=0, le=10_000, description="GB for keys and values, shared by all rows; empty: what is left"
     )
+    engines: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="processes that compute answers, each on a GPU of its own; empty: one for each GPU, on a CPU none "
+        "but the server itself",
+    )
     tool: str | None = Field(
         "calculator", description="tool that the model may call, by its name in nanochat.tools; empty: none"
     )

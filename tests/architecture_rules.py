@@ -112,6 +112,7 @@ MAY_START_PROCESSES = (
     "flows.guard",
     "flows.shard_runners",
     "nanochat_core.data.encoding_worker",
+    "nanochat_core.inference.replicas",
     "tasks_eval.sandbox",
 )
 

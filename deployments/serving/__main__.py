@@ -1,13 +1,16 @@
 """`python -m deployments.serving SPEC.json`: serve a model until it is stopped (SIGTERM, Ctrl-C) or replaced."""
 
 import logging
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from deployments.serving.server import run
 from deployments.serving.state import ServedEngine
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import EXIT_BAD_INPUT, NanochatError
+from nanochat_core.hardware import visible_gpus
 from nanochat_core.inference.requests import Request, Sampling
 from nanochat_core.serve_spec import ServeSpec, parse_serve_spec
 
@@ -15,9 +18,12 @@ USAGE = "usage: python -m deployments.serving SPEC.json"
 
 
 def load(spec: ServeSpec) -> ServedEngine:
-    """Return the engine with the spec's model."""
+    """Return the engine with the spec's model: in this process, or one for each GPU in processes of their own."""
+    from nanochat_core.inference.replicas import load_replicas
     from nanochat_core.inference.service import EngineOptions, load_engine
 
+    gpus = len(visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    engines = spec.engines or max(1, gpus)
     options = EngineOptions(
         precision=spec.precision,
         max_batch=spec.max_running,
@@ -27,7 +33,10 @@ def load(spec: ServeSpec) -> ServedEngine:
         step_tokens=spec.step_tokens,
         tool=spec.tool,
     )
-    return load_engine(Path(spec.model_folder), Path(spec.tokenizer_folder), options=options)
+    folders = Path(spec.model_folder), Path(spec.tokenizer_folder)
+    if engines == 1:
+        return load_engine(*folders, options=options)
+    return load_replicas(*folders, options=[replace(options, gpu=number % max(1, gpus)) for number in range(engines)])
 
 
 async def warm_up(engine: ServedEngine) -> None:

@@ -95,7 +95,7 @@ class Engine:
         self.spec, self.tokenizer = model.spec, tokenizer
         self.max_length = CONTEXT_MARGIN * model.spec.sequence_len
         self._model: GPT | None = model
-        self._limits, self._few_bits = limits or EngineLimits(), few_bits
+        self.limits, self._few_bits = limits or EngineLimits(), few_bits
         self._vocabulary, self._tool = Vocabulary(tokenizer), tool
         self._runner: Runner | None = None
         self._scheduler: Scheduler | None = None
@@ -126,12 +126,12 @@ class Engine:
             elif model is not None and self._runner.follow(model):
                 self.scheduler.forget()
         pages = self.runner.memory.shape.pages(self.runner.memory.shape.capacity)
-        self.scheduler.pages_total = pages * max(1, self._limits.kv_tokens // self.runner.memory.shape.capacity)
+        self.scheduler.pages_total = pages * max(1, self.limits.kv_tokens // self.runner.memory.shape.capacity)
 
     def _build(self, model: GPT, capacity: int) -> None:
         self._runner = self._scheduler = None  # its memory goes before the new one comes
-        self._runner = Runner(model, slots=self._limits.rows, capacity=capacity, few_bits=self._few_bits)
-        self._scheduler = Scheduler(self._runner.memory, step_tokens=self._limits.step_tokens)
+        self._runner = Runner(model, slots=self.limits.rows, capacity=capacity, few_bits=self._few_bits)
+        self._scheduler = Scheduler(self._runner.memory, step_tokens=self.limits.step_tokens)
 
     def let_go_of_model(self) -> None:
         """Keep the converted weights only: the model is not trained any more."""

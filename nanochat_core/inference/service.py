@@ -53,6 +53,7 @@ class EngineOptions:
     step_tokens: int = 256
     tool: str | None = "calculator"
     device: str | None = None
+    gpu: int = 0  # which, on CUDA
 
 
 @dataclass(eq=False)
@@ -97,8 +98,9 @@ class EngineService:
                 f"a prompt of {len(request.ids)} tokens and {request.sampling.max_new_tokens} new ones are more than "
                 f"the context of {self.max_context}"
             )
-        if self._stats.waiting + self._entering + request.num_samples > self._max_waiting:
-            raise EngineBusy(f"{self._stats.waiting + self._entering} samples wait already; {self._max_waiting} may")
+        running, waiting = self._stats.running, self._stats.waiting + self._entering
+        if running + waiting + request.num_samples > self._engine.limits.rows + self._max_waiting:
+            raise EngineBusy(f"{running} samples run and {waiting} wait; no more than {self._max_waiting} may wait")
 
     async def _updates(self, request: Request) -> AsyncIterator[Update]:
         stream = _Stream(request, asyncio.get_running_loop())
@@ -205,7 +207,7 @@ def load_engine(model_folder: Path, tokenizer_folder: Path, *, options: EngineOp
     Raises CheckpointError where the model is damaged or the tokenizer another's, SpecError for options that cannot be.
     """
     options = options or EngineOptions()
-    device = choose_device(options.device)
+    device = choose_device(options.device, options.gpu)
     set_determinism(device)
     tokenizer = Tokenizer.load(tokenizer_folder)
     model, _ = load_model(model_folder, tokenizer_hash=tokenizer.hash, device=device)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
@@ -141,9 +142,13 @@ def test_the_context_is_kept_to(client: httpx.Client) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_stopped(folders: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("engines", [None, 2])
+def test_the_command_serves_until_it_is_stopped(
+    folders: tuple[Path, Path], tmp_path: Path, engines: int | None
+) -> None:
     port, status = free_port(), tmp_path / "status.json"
     spec = {"model_folder": str(folders[0]), "tokenizer_folder": str(folders[1]), "port": port, "model_name": "tiny"}
+    spec |= {"engines": engines}
     (tmp_path / "spec.json").write_text(json.dumps(spec | {"status_file": str(status), "drain_seconds": 5}))
     command = [sys.executable, "-m", "deployments.serving", str(tmp_path / "spec.json")]
     environment = os.environ | {"NANOCHAT_BASE_DIR": str(tmp_path), "PYTHONPATH": str(PROJECT)}
@@ -156,8 +161,11 @@ def test_the_command_serves_until_it_is_stopped(folders: tuple[Path, Path], tmp_
             assert (
                 httpx.post(f"{url}/v1/chat/completions", json=CHAT | {"model": "tiny"}, timeout=60).status_code == 200
             )
+            children = psutil.Process(process.pid).children()
+            assert len(children) == (engines or 0)
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
+            assert not any(child.is_running() for child in children)
         finally:
             process.kill()
     assert process.returncode == 0 and json.loads(status.read_text())["state"] == "stopped"
