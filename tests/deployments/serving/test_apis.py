@@ -9,7 +9,8 @@ import jinja2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nanochat_core.inference.requests import Request
+from deployments.serving.usage import Usage
+from nanochat_core.inference.requests import Request, ScoredToken, Update
 from tests.fake_engine import FakeEngine
 from tests.live_server import LiveServer, running_server
 
@@ -115,6 +116,15 @@ def test_a_text_begins_as_in_training_and_ids_are_taken_as_they_are(client: http
         assert engine.requests[-1].ids == ids
         assert choice["text"] == ("AB" if prompt else "") + "n"
         assert choice["logprobs"]["tokens"] == list(choice["text"])  # BOS is not the client's
+
+
+def test_usage_counts_tokens_not_updates() -> None:
+    usage = Usage(10)
+    usage.see(Update(0, tokens=(ScoredToken(1), ScoredToken(2)), cached_tokens=16))
+    usage.see(Update(1, tokens=(ScoredToken(3),)))
+    found = usage.object()
+    assert (found["prompt_tokens"], found["completion_tokens"], found["total_tokens"]) == (10, 3, 13)
+    assert found["prompt_tokens_details"] == {"cached_tokens": 10}  # never more than there are
 
 
 def test_tokens_there_and_back(client: httpx.Client) -> None:

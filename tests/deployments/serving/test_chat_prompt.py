@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.serving import chat_prompt as module
 from deployments.serving.chat_prompt import ChatPrompt, chat_prompt
 from deployments.serving.errors import ApiError
 from deployments.serving.schemas import Message
@@ -102,7 +103,11 @@ def test_a_long_chat_loses_its_oldest_turns_and_no_more(
         assert len(prompt_of(*one_more).ids) > room - reserve
 
 
-def test_a_very_long_chat_is_cut_in_a_moment() -> None:
+def test_a_very_long_chat_is_cut_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+    render = module._render
+    monkeypatch.setattr(module, "_render", lambda *arguments: rendered.append(1) or render(*arguments))
     history = [("user", "x" * 60), ("assistant", "y" * 60)] * 249
     prompt = prompt_of(("system", "s" * 100), *history, ("user", "z"), max_context=1000, answer_tokens=100)
+    assert len(rendered) < 12  # the turns that are kept, one more, and the whole
     assert prompt.dropped == 2 * (249 - 6) and 700 < len(prompt.ids) <= 900

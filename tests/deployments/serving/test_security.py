@@ -217,6 +217,16 @@ def test_what_is_no_request_is_answered_as_such(
     assert headers["content-type"].startswith("application/json") and ("allow" in headers) == (status == 405)
 
 
+def test_who_goes_on_after_a_refusal_is_not_heard(strict: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    with connection(strict.url) as link:
+        link.sendall(b"nonsense\r\n\r\n")
+        assert read_answer(link)[0] == 400
+        for _ in range(20):
+            link.sendall(b"more nonsense\r\n\r\n" * 100)
+        assert is_closed(link)
+    assert caplog.text.count("Invalid HTTP request") == 1
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "[", ""])
 def test_a_web_page_of_another_name_cannot_ask_a_server_on_loopback(client: httpx.Client, host: str) -> None:
     answer = client.get("/v1/models", headers={"Host": host})
