@@ -196,8 +196,8 @@ class PretrainSpec(Spec):
     start_from: str | None = Field(
         None,
         min_length=1,
-        description="folder of a finished pretraining whose weights this one goes on from, with its tokenizer and the same "
-        "shape but for a sequence_len as large or larger; empty: fresh weights",
+        description="folder of a finished pretraining whose weights this one goes on from, with its tokenizer and its "
+        "shape, but for a sequence_len as large or larger; empty: fresh weights",
     )
     steps: int | None = Field(
         None, ge=1, le=10**9, description="steps; empty: tokens_per_parameter x parameters / total_batch_tokens"
