@@ -12,9 +12,9 @@ from flows.model_ref import check_weights, find_model
 from flows.terminal import in_one_line
 from nanochat_core import paths
 from nanochat_core.hardware import usable_cores
-from nanochat_core.inference.chat_spec import parse_chat
+from nanochat_core.inference.chat.spec import parse_chat
 
-MODULE = "nanochat_core.inference.chat_cli"
+MODULE = "nanochat_core.inference.chat.cli"
 
 
 @in_one_line

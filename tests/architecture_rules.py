@@ -49,8 +49,8 @@ TORCH_FREE = (
     "data.token_shards",
     "inference.interface",
     "inference.requests",
-    "inference.chat_spec",
-    "inference.chat_cli",
+    "inference.chat.spec",
+    "inference.chat.cli",
 )
 
 # What benchmarks see of nanochat_core, and what their two composition roots see besides.

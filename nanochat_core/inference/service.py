@@ -217,7 +217,10 @@ def load_engine(model_folder: Path, tokenizer_folder: Path, *, options: EngineOp
     tool = load_tool(options.tool) if options.tool else None
     few_bits = options.precision if options.precision in QUANTISERS else None
     engine = Engine(model.eval(), tokenizer, limits=limits, tool=tool, few_bits=few_bits)
-    engine.prepare(max_context)
+    try:
+        engine.prepare(max_context)
+    except ValueError as error:
+        raise SpecError(f"precision: this model cannot be served in {options.precision}: {error}.") from None
     engine.let_go_of_model()
     page_bytes = engine.runner.memory.shape.page_bytes
     memory = options.kv_memory_gb * 2**30 if options.kv_memory_gb is not None else _free_memory(device)

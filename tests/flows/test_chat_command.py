@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows import launch
 from flows.cli import app
-from nanochat_core.inference.chat_spec import parse_chat
+from nanochat_core.inference.chat.spec import parse_chat
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_options_and_settings_reach_the_chat(
     assert CliRunner().invoke(app, ["chat", "other", *options, *changes]).exit_code == 0
     ((module, values),) = became
     spec = parse_chat(values)
-    assert module == "nanochat_core.inference.chat_cli"
+    assert module == "nanochat_core.inference.chat.cli"
     assert (spec.url, spec.model_name, spec.prompt, spec.as_json) == ("http://127.0.0.1:8000", "other", "hi", True)
     assert (spec.settings.temperature, spec.settings.top_k, spec.settings.system) == (0.5, 7, "Be brief.")
     assert (spec.precision, spec.api_key_file) == ("int8", str(tmp_path / "key"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.errors import DataError, SpecError
-from nanochat_core.inference.chat_session import ChatEvent, ChatSession, Ended, Message, Said, TalkFailed, text_of
-from nanochat_core.inference.chat_spec import AnswerSettings, parse_chat
+from nanochat_core.inference.chat.session import ChatEvent, ChatSession, Ended, Message, Said, TalkFailed, text_of
+from nanochat_core.inference.chat.spec import AnswerSettings, parse_chat
 
 
 @dataclass

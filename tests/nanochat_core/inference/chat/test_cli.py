@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.inference import chat_cli
-from nanochat_core.inference.chat_local import LocalTalker
+from nanochat_core.inference.chat import cli as chat_cli
+from nanochat_core.inference.chat.local import LocalTalker
 from nanochat_core.inference.requests import Request
 from tests.fake_engine import FakeEngine, TokenClock, wait_until
 from tests.live_server import LiveServer, running_server
@@ -230,7 +230,7 @@ def test_a_conversation_in_a_terminal(served: tuple[FakeEngine, LiveServer], tmp
 
 
 def test_the_history_is_for_its_owner_alone(tmp_path: Path) -> None:
-    from nanochat_core.inference.chat_terminal import HISTORY_LINES, add_to_history, read_history, shorten_history
+    from nanochat_core.inference.chat.terminal import HISTORY_LINES, add_to_history, read_history, shorten_history
 
     path = tmp_path / "base" / "history"
     add_to_history(path, "a\nb")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat_core.errors import DataError
-from nanochat_core.inference.chat_session import ChatEvent, Ended, Message, Said, TalkFailed, dropped_note
-from nanochat_core.inference.chat_spec import AnswerSettings, ChatSpec
+from nanochat_core.inference.chat.session import ChatEvent, Ended, Message, Said, TalkFailed, dropped_note
+from nanochat_core.inference.chat.spec import AnswerSettings, ChatSpec
 from nanochat_core.inference.requests import AsyncEngine, EngineBusy, EngineFailed, Request, Sampling, Update
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt

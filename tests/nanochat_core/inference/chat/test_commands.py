@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.errors import SpecError
-from nanochat_core.inference.chat_commands import COMMANDS, run_command
-from nanochat_core.inference.chat_session import ChatSession
-from nanochat_core.inference.chat_spec import AnswerSettings
-from tests.nanochat_core.inference.test_chat_session import Echo
+from nanochat_core.inference.chat.commands import COMMANDS, run_command
+from nanochat_core.inference.chat.session import ChatSession
+from nanochat_core.inference.chat.spec import AnswerSettings
+from tests.nanochat_core.inference.chat.test_session import Echo
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.errors import SpecError, did_you_mean
-from nanochat_core.inference.chat_session import ChatSession
+from nanochat_core.inference.chat.session import ChatSession
 
 
 @dataclass(frozen=True)

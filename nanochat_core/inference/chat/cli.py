@@ -1,4 +1,4 @@
-"""Talk with a model in the terminal: `python -m nanochat_core.inference.chat_cli SPEC`, a `ChatSpec` as JSON, like
+"""Talk with a model in the terminal: `python -m nanochat_core.inference.chat.cli SPEC`, a `ChatSpec` as JSON, like
 '{"url": "http://127.0.0.1:8000"}'. `nanochat chat` does that.
 
 In a terminal it is a conversation. With a prompt, or text on stdin, it prints the answer, and nothing else, to stdout.
@@ -13,12 +13,12 @@ from rich.console import Console
 
 from nanochat_core import paths
 from nanochat_core.errors import NanochatError, SpecError
-from nanochat_core.inference.chat_commands import COMMANDS, is_command, message_of, run_command
-from nanochat_core.inference.chat_local import load_local
-from nanochat_core.inference.chat_remote import connect
-from nanochat_core.inference.chat_session import ChatSession, Ended, Note, Said, text_of
-from nanochat_core.inference.chat_spec import ChatSpec, parse_chat
-from nanochat_core.inference.chat_terminal import AnswerPrinter, LineEditor, printable
+from nanochat_core.inference.chat.commands import COMMANDS, is_command, message_of, run_command
+from nanochat_core.inference.chat.local import load_local
+from nanochat_core.inference.chat.remote import connect
+from nanochat_core.inference.chat.session import ChatSession, Ended, Note, Said, text_of
+from nanochat_core.inference.chat.spec import ChatSpec, parse_chat
+from nanochat_core.inference.chat.terminal import AnswerPrinter, LineEditor, printable
 
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from nanochat_core.errors import SpecError, Unreachable
-from nanochat_core.inference.chat_session import ChatEvent, Ended, Message, Said, TalkFailed, dropped_note, text_of
-from nanochat_core.inference.chat_spec import AnswerSettings, ChatSpec
+from nanochat_core.inference.chat.session import ChatEvent, Ended, Message, Said, TalkFailed, dropped_note, text_of
+from nanochat_core.inference.chat.spec import AnswerSettings, ChatSpec
 
 API_KEY = "NANOCHAT_API_KEY"
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 600.0  # a busy server may let a request wait

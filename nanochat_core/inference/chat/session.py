@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from nanochat_core import artifacts
 from nanochat_core.chat_format import normalize, parts_of
 from nanochat_core.errors import ArtifactError, DataError, NanochatError
-from nanochat_core.inference.chat_spec import AnswerSettings
+from nanochat_core.inference.chat.spec import AnswerSettings
 from nanochat_core.inference.interface import Part
 
 Message = dict[str, Any]  # {"role": "user" | "assistant", "content": str | list of parts}

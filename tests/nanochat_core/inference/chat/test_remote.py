@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.errors import SpecError, Unreachable
-from nanochat_core.inference.chat_remote import RemoteTalker, connect
-from nanochat_core.inference.chat_session import ChatSession, Ended, Note, Said, TalkFailed
-from nanochat_core.inference.chat_spec import AnswerSettings, parse_chat
+from nanochat_core.inference.chat.remote import RemoteTalker, connect
+from nanochat_core.inference.chat.session import ChatSession, Ended, Note, Said, TalkFailed
+from nanochat_core.inference.chat.spec import AnswerSettings, parse_chat
 from tests.fake_engine import FakeEngine, TokenClock, wait_until
 from tests.live_server import LiveServer, running_server
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from nanochat_core.inference.chat_session import ChatEvent, Ended, Note, Said
+from nanochat_core.inference.chat.session import ChatEvent, Ended, Note, Said
 
 try:
     import readline

@@ -1,6 +1,6 @@
 """What a chat in the terminal is told: whom to talk to, how the answers are made, and what to ask. Torch-free.
 
-`nanochat chat` writes one, `python -m nanochat_core.inference.chat_cli SPEC` reads it.
+`nanochat chat` writes one, `python -m nanochat_core.inference.chat.cli SPEC` reads it.
 """
 
 from typing import Any, Literal

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from nanochat_core.errors import DataError
-from nanochat_core.inference.chat_local import LocalTalker
-from nanochat_core.inference.chat_session import ChatSession, Ended, Note, Said, TalkFailed
-from nanochat_core.inference.chat_spec import AnswerSettings
+from nanochat_core.inference.chat.local import LocalTalker
+from nanochat_core.inference.chat.session import ChatSession, Ended, Note, Said, TalkFailed
+from nanochat_core.inference.chat.spec import AnswerSettings
 from nanochat_core.tokenizer.render import render_prompt
 from tests.fake_engine import FakeEngine, TokenClock, wait_until
 
