@@ -26,8 +26,9 @@ from nanochat_core.errors import NanochatError
 from nanochat_core.serve_spec import ServeSpec
 
 POLL_SECONDS = 0.05
-FAILURE_SECONDS = 0.5  # between looks whether the engine lives
+FAILURE_SECONDS = 0.2  # between looks whether the engine lives
 IDLE_SECONDS = 6.0  # that idle connections have, after a replacement, to send what is on its way
+FLUSH_POLL_SECONDS = 0.01
 FLUSH_SECONDS = 5.0  # for the last words of answers that were cut off
 EXIT_FAILED = 1
 LONGEST_ERROR = 500  # characters
@@ -58,6 +59,21 @@ class QuietServer(uvicorn.Server):
         """End, connections included."""
         self.should_exit = True
         self._end.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what listens and what is idle; give the rest FLUSH_SECONDS for its last words, then cut it off."""
+        for listening in [*self.servers, *(sockets or [])]:
+            listening.close()
+        connections, tasks = self.server_state.connections, self.server_state.tasks
+        for connection in list(connections):
+            connection.shutdown()
+        end = time.monotonic() + FLUSH_SECONDS
+        while (connections or tasks) and time.monotonic() < end:
+            await asyncio.sleep(FLUSH_POLL_SECONDS)
+        for task in list(tasks):
+            task.cancel()
+        for connection in list(connections):
+            connection.transport.abort()
 
 
 class Server:
@@ -154,7 +170,6 @@ class Server:
             root_path=self.spec.root_path,
             backlog=BACKLOG,
             timeout_keep_alive=self.spec.keep_alive_seconds,
-            timeout_graceful_shutdown=int(FLUSH_SECONDS),
             h11_max_incomplete_event_size=self.spec.limits.header_bytes,
         )
         server = QuietServer(config)

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.deployments.serving import fresh
 from tests.fake_engine import FakeEngine
 from tests.live_server import LiveServer, running_server
 
@@ -36,5 +37,5 @@ def shared(key_file: Path, shared_engine: FakeEngine) -> Iterator[LiveServer]:
 @pytest.fixture
 def http(shared: LiveServer) -> Iterator[httpx.Client]:
     """A client of the shared server, with its key."""
-    with httpx.Client(base_url=shared.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
+    with fresh.Client(base_url=shared.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
         yield client

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.serving.usage import Usage
 from nanochat_core.inference.requests import Request, ScoredToken, Update
+from tests.deployments.serving import fresh
 from tests.fake_engine import FakeEngine
 from tests.live_server import LiveServer, running_server
 
@@ -40,7 +41,7 @@ def live(engine: FakeEngine) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def client(live: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=live.url.removesuffix("/proxied"), timeout=60) as client:
+    with fresh.Client(base_url=live.url.removesuffix("/proxied")) as client:
         yield client
 
 

@@ -5,10 +5,10 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from deployments.serving.metrics import PREFIX
+from tests.deployments.serving import fresh
 from tests.deployments.serving.raw_http import CHAT, connection, post, read_until
 from tests.fake_engine import FakeEngine, TokenClock, wait_until
 from tests.live_server import LiveServer, running_server
@@ -40,7 +40,7 @@ def live(server: LiveServer, engine: FakeEngine) -> Iterator[LiveServer]:
 
 def number(live: LiveServer, name: str) -> float:
     """Return a number of /metrics."""
-    lines = httpx.get(f"{live.url}/metrics").text.splitlines()
+    lines = fresh.get(f"{live.url}/metrics").text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(f"{PREFIX}{name}"))
 
 
@@ -139,5 +139,5 @@ def test_a_request_of_which_nothing_finds_a_place_is_refused() -> None:
     with running_server(engine) as live, connection(live.url) as link:
         link.sendall(post("/v1/completions", {"prompt": "first"}))
         wait_until(lambda: engine.stats().running == 1)
-        refused = httpx.post(f"{live.url}/v1/completions", json={"prompt": ["a"] * 5})
+        refused = fresh.post(f"{live.url}/v1/completions", json={"prompt": ["a"] * 5})
         assert refused.status_code == 503 and refused.json()["error"]["code"] == "overloaded"

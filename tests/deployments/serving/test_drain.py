@@ -5,7 +5,6 @@ import json
 import threading
 from pathlib import Path
 
-import httpx
 import pytest
 
 from deployments.serving import answer
@@ -13,6 +12,7 @@ from deployments.serving.greeting import greeting
 from deployments.serving.server import Server, run
 from nanochat_core.errors import CheckpointError
 from nanochat_core.serve_spec import ServeSpec
+from tests.deployments.serving import fresh
 from tests.deployments.serving.raw_http import CHAT, connection, error_of, post, read_answer, read_until
 from tests.fake_engine import FakeEngine, TokenClock, wait_until
 from tests.live_server import running_server
@@ -28,14 +28,14 @@ def test_running_answers_finish_while_new_ones_are_refused(tmp_path: Path) -> No
 
     with running_server(engine, drain_seconds=60, status_file=str(status)) as live, connection(live.url) as link:
         wait_until(lambda: state() == "ready")
-        assert httpx.get(f"{live.url}/ready").status_code == 200
+        assert fresh.get(f"{live.url}/ready").status_code == 200
         link.sendall(post("/v1/chat/completions", STREAM))
         wait_until(lambda: engine.stats().running == 1)
         live.server.stop()
         wait_until(lambda: state() == "draining")
         for path in ("/ready", "/health"):
-            assert httpx.get(live.url + path).status_code == 503
-        refused = httpx.post(f"{live.url}/v1/chat/completions", json=CHAT)
+            assert fresh.get(live.url + path).status_code == 503
+        refused = fresh.post(f"{live.url}/v1/chat/completions", json=CHAT)
         assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
         assert error_of(refused.content)["code"] == "shutting_down" and refused.headers["Connection"] == "close"
         engine.clock.run()
@@ -46,7 +46,7 @@ def test_running_answers_finish_while_new_ones_are_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("stream", [False, True])
 def test_answers_that_do_not_finish_end_with_an_error(stream: bool) -> None:
     engine = FakeEngine(clock=TokenClock.stopped())
-    with running_server(engine, drain_seconds=0.2) as live, connection(live.url) as link:
+    with running_server(engine, drain_seconds=0.05) as live, connection(live.url) as link:
         link.sendall(post("/v1/chat/completions", CHAT | {"stream": stream}))
         wait_until(lambda: engine.stats().running == 1)
         engine.clock.advance(2)
@@ -102,12 +102,12 @@ def test_while_the_model_loads_the_server_says_so(tmp_path: Path) -> None:
     try:
         wait_until(lambda: bool(server.url))
         for path in ("/health", "/ready", "/v1/models", "/nanochat/info"):
-            answered = httpx.get(server.url + path)
+            answered = fresh.get(server.url + path)
             assert answered.status_code == 503 and error_of(answered.content)["code"] == "loading", path
-        assert httpx.get(f"{server.url}/version").status_code == 200 and httpx.get(server.url).status_code == 200
+        assert fresh.get(f"{server.url}/version").status_code == 200 and fresh.get(server.url).status_code == 200
         loaded.set()
         wait_until(lambda: server.state.is_ready)
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert fresh.get(f"{server.url}/health").status_code == 200
     finally:
         loaded.set()
         server.stop()

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tests.deployments.serving import fresh
 from tests.fake_engine import FakeEngine
 from tests.live_server import LiveServer, running_server
 
@@ -50,7 +50,7 @@ def document(open_server: LiveServer) -> Any:
 
 
 def test_the_document_has_every_endpoint_and_no_status_of_the_framework(open_server: LiveServer) -> None:
-    document = httpx.get(f"{open_server.url}/openapi.json").json()
+    document = fresh.get(f"{open_server.url}/openapi.json").json()
     found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert found == set(OPERATIONS)
     statuses = {
@@ -64,10 +64,10 @@ def test_the_document_has_every_endpoint_and_no_status_of_the_framework(open_ser
 
 
 def test_the_page_about_the_api_asks_for_nothing_from_elsewhere(open_server: LiveServer) -> None:
-    page = httpx.get(f"{open_server.url}/docs").text
+    page = fresh.get(f"{open_server.url}/docs").text
     for _, path in OPERATIONS:
         assert f"{path}</code>" in page
-    assert httpx.get(f"{open_server.url}/static/css/api.css").headers["content-type"].startswith("text/css")
+    assert fresh.get(f"{open_server.url}/static/css/api.css").headers["content-type"].startswith("text/css")
     assert "<script" not in page and "http://" not in page and "https://" not in page and "nanochat_parts" not in page
 
 

@@ -6,6 +6,7 @@ import pytest
 from deployments.serving.errors import ApiError
 from deployments.serving.rate_limit import MAX_CLIENTS, Clients
 from nanochat_core.serve_spec import ClientLimits
+from tests.deployments.serving import fresh
 from tests.deployments.serving.conftest import KEY
 from tests.deployments.serving.raw_http import CHAT, connection, error_of, post, read_answer
 from tests.fake_engine import FakeEngine, TokenClock, wait_until
@@ -55,7 +56,7 @@ def test_a_client_that_asks_too_often_waits(key_file: object) -> None:
     with running_server(FakeEngine(), per_client=limits, api_keys_file=str(key_file)) as live:
 
         def ask(key: str) -> httpx.Response:
-            return httpx.post(f"{live.url}/tokenize", json={"prompt": "x"}, headers={"Authorization": f"Bearer {key}"})
+            return fresh.post(f"{live.url}/tokenize", json={"prompt": "x"}, headers={"Authorization": f"Bearer {key}"})
 
         answers = [ask(KEY) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -64,7 +65,7 @@ def test_a_client_that_asks_too_often_waits(key_file: object) -> None:
         assert 50 <= int(answers[2].headers["Retry-After"]) <= 60
         assert ask("another-key-that-nobody-guesses").status_code == 200
         assert ask("guess").status_code == 401
-        assert httpx.get(f"{live.url}/health").status_code == 200
+        assert fresh.get(f"{live.url}/health").status_code == 200
 
 
 def test_a_client_has_so_many_answers_at_a_time() -> None:
@@ -72,11 +73,11 @@ def test_a_client_has_so_many_answers_at_a_time() -> None:
     with running_server(engine, per_client={"concurrent": 1}) as live, connection(live.url) as link:
         link.sendall(post("/v1/chat/completions", CHAT))
         wait_until(lambda: engine.stats().running == 1)
-        refused = httpx.post(f"{live.url}/v1/chat/completions", json=CHAT)
+        refused = fresh.post(f"{live.url}/v1/chat/completions", json=CHAT)
         assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
         engine.clock.run()
         assert read_answer(link)[0] == 200
-        assert httpx.post(f"{live.url}/v1/chat/completions", json=CHAT).status_code == 200
+        assert fresh.post(f"{live.url}/v1/chat/completions", json=CHAT).status_code == 200
 
 
 def test_only_a_trusted_proxy_says_whose_request_it_is() -> None:
@@ -85,7 +86,7 @@ def test_only_a_trusted_proxy_says_whose_request_it_is() -> None:
     def statuses(trusted: list[str]) -> list[int]:
         with running_server(FakeEngine(), per_client=limits, trusted_proxies=trusted) as live:
             asked = [{"X-Forwarded-For": f"10.0.0.{number}"} for number in range(2)]
-            answers = [httpx.post(f"{live.url}/tokenize", json={"prompt": "x"}, headers=headers) for headers in asked]
+            answers = [fresh.post(f"{live.url}/tokenize", json={"prompt": "x"}, headers=headers) for headers in asked]
             return [answer.status_code for answer in answers]
 
     assert statuses([]) == [200, 429] and statuses(["127.0.0.1"]) == [200, 200]

@@ -19,6 +19,7 @@ from deployments.serving.__main__ import main
 from nanochat_core.inference.interface import LoglikelihoodRequest
 from nanochat_core.inference.load import load_text_model
 from nanochat_core.inference.service import EngineOptions, load_engine
+from tests.deployments.serving import fresh
 from tests.deployments.serving.lm_eval_tasks import CHOICE, QUESTIONS, write_tasks
 from tests.deployments.serving.raw_http import CHAT, connection, post, read_until
 from tests.deployments.serving.test_handover import free_port
@@ -43,7 +44,7 @@ def live(folders: tuple[Path, Path]) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def client(live: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=live.url, timeout=120) as client:
+    with fresh.Client(base_url=live.url) as client:
         yield client
 
 
@@ -158,9 +159,7 @@ def test_the_command_serves_until_it_is_stopped(
             wait_until(lambda: status.exists() and json.loads(status.read_text())["state"] == "ready", 120)
             url = json.loads(status.read_text())["url"]
             assert url == f"http://127.0.0.1:{port}"
-            assert (
-                httpx.post(f"{url}/v1/chat/completions", json=CHAT | {"model": "tiny"}, timeout=60).status_code == 200
-            )
+            assert fresh.post(f"{url}/v1/chat/completions", json=CHAT | {"model": "tiny"}).status_code == 200
             children = psutil.Process(process.pid).children()
             assert len(children) == (engines or 0)
             process.send_signal(signal.SIGTERM)

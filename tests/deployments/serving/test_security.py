@@ -15,6 +15,7 @@ from deployments.serving import auth, pages
 from deployments.serving.auth import ApiKeys
 from nanochat_core.chat_format import SPECIAL_TOKENS
 from nanochat_core.errors import NanochatError
+from tests.deployments.serving import fresh
 from tests.deployments.serving.conftest import KEY
 from tests.deployments.serving.raw_http import CHAT, connection, error_of, is_closed, post, read_answer
 from tests.fake_engine import FakeEngine
@@ -38,7 +39,7 @@ def strict(engine: FakeEngine) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def client(strict: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=strict.url, timeout=60) as client:
+    with fresh.Client(base_url=strict.url) as client:
         yield client
 
 
@@ -80,8 +81,8 @@ def test_a_link_in_the_pages_folder_leads_nowhere(tmp_path: Path, monkeypatch: p
     (tmp_path / "static" / "link").symlink_to(tmp_path / "secret")
     monkeypatch.setattr(pages, "STATIC", tmp_path / "static")
     with running_server(FakeEngine()) as live:
-        assert httpx.get(f"{live.url}/static/link").status_code == 404
-        assert httpx.get(f"{live.url}/").status_code == 200  # no page is installed there: it says so
+        assert fresh.get(f"{live.url}/static/link").status_code == 404
+        assert fresh.get(f"{live.url}/").status_code == 200  # no page is installed there: it says so
 
 
 DEEP = b'{"messages": ' + b"[" * 2000 + b"]" * 2000 + b"}"
@@ -306,9 +307,9 @@ def test_the_keys_open_the_api_and_the_rest_is_open(shared: LiveServer) -> None:
     for key in (KEY, "another-key-that-nobody-guesses"):
         assert ask_with(shared.url, f"authorization: bearer {key}")[0] == 200
     for path in ("/health", "/ready", "/version", "/nanochat/info", "/", "/docs", "/openapi.json"):
-        assert httpx.get(shared.url + path).status_code == 200, path
+        assert fresh.get(shared.url + path).status_code == 200, path
     for path in ("/v1/models", "/metrics", "/tokenizer_info", "/nope", "/static/../v1/models"):
-        assert httpx.get(shared.url + path).status_code == 401, path
+        assert fresh.get(shared.url + path).status_code == 401, path
 
 
 @pytest.mark.parametrize(("text", "words"), [("", "has no API key"), ("# none\n", "has no API key"), ("short\n", "16")])
@@ -339,13 +340,13 @@ def test_what_is_asked_is_not_logged_unless_it_should_be(caplog: pytest.LogCaptu
     body: dict[str, Any] = {"messages": [{"role": "user", "content": "a-secret\nline"}]}
     caplog.set_level("DEBUG")
     with running_server(FakeEngine()) as live:
-        assert httpx.post(live.url + CHAT_PATH, json=body).status_code == 200
-        assert httpx.post(live.url + CHAT_PATH, json=body | {"n": -1}).status_code == 400
-        httpx.get(f"{live.url}/a%0Ab")
+        assert fresh.post(live.url + CHAT_PATH, json=body).status_code == 200
+        assert fresh.post(live.url + CHAT_PATH, json=body | {"n": -1}).status_code == 400
+        fresh.get(f"{live.url}/a%0Ab")
     assert "a-secret" not in caplog.text and "POST /v1/chat/completions 200" in caplog.text
     assert "/a\\nb 404" in caplog.text  # no line of the log is written by a client
     with running_server(FakeEngine(), log_prompts=True) as live:
-        assert httpx.post(live.url + CHAT_PATH, json=body).status_code == 200
+        assert fresh.post(live.url + CHAT_PATH, json=body).status_code == 200
     assert "a-secret\\nline" in caplog.text and "You said" in caplog.text
 
 
@@ -353,13 +354,13 @@ def test_other_web_pages_may_not_read_answers_unless_they_are_named() -> None:
     origin = {"Origin": "https://chat.example"}
     ask = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     with running_server(FakeEngine()) as live:
-        assert "access-control-allow-origin" not in httpx.get(f"{live.url}/v1/models", headers=origin).headers
-        assert httpx.options(f"{live.url}{CHAT_PATH}", headers=ask).status_code == 405
+        assert "access-control-allow-origin" not in fresh.get(f"{live.url}/v1/models", headers=origin).headers
+        assert fresh.options(f"{live.url}{CHAT_PATH}", headers=ask).status_code == 405
     with running_server(FakeEngine(), cors_origins=["https://chat.example"], api_keys_file=None) as live:
-        answer = httpx.get(f"{live.url}/v1/models", headers=origin)
+        answer = fresh.get(f"{live.url}/v1/models", headers=origin)
         assert answer.headers["access-control-allow-origin"] == "https://chat.example"
-        assert httpx.options(f"{live.url}{CHAT_PATH}", headers=ask).status_code == 200
-        other = httpx.get(f"{live.url}/v1/models", headers={"Origin": "https://evil.example"})
+        assert fresh.options(f"{live.url}{CHAT_PATH}", headers=ask).status_code == 200
+        other = fresh.get(f"{live.url}/v1/models", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
 

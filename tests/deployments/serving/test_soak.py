@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 import pytest
 
+from tests.deployments.serving import fresh
 from tests.deployments.serving.raw_http import post
 from tests.deployments.serving.test_handover import free_port
 from tests.deployments.serving.tiny_model import write_tiny_model
@@ -136,7 +136,7 @@ def test_many_clients_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> N
             assert mistakes == [] and seen["200"] > 20 and seen["left"] > 5
 
             def metrics() -> dict[str, float]:
-                lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+                lines = fresh.get(f"{url}/metrics").text.splitlines()
                 return {line.split("{")[0].split()[0]: float(line.split()[-1]) for line in lines if line[0] != "#"}
 
             gauges = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
