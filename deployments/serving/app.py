@@ -15,6 +15,7 @@ from deployments.serving.front_door import FrontDoor
 from deployments.serving.pages import add_pages
 from deployments.serving.rate_limit import RateLimit
 from deployments.serving.request_body import RequestBody
+from deployments.serving.response_schemas import ChatCompletionChunk, CompletionChunk
 from deployments.serving.security_headers import SecurityHeaders
 from deployments.serving.server_api import VERSION
 from deployments.serving.state import ServerState
@@ -34,11 +35,18 @@ class ServingApi(FastAPI):
         """Return the OpenAPI document: malformed requests are answered with 400, never with the framework's 422."""
         if not self.openapi_schema:
             document = super().openapi()
+            schemas = document["components"]["schemas"]
+            for chunk in (ChatCompletionChunk, CompletionChunk):  # no response as a whole, so FastAPI leaves them out
+                schema = chunk.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= schema.pop("$defs") | {chunk.__name__: schema}
+            if self.state.serving.needs_key:
+                document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                document["security"] = [{"key": []}]
             for operations in document["paths"].values():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
             for name in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(name, None)
+                schemas.pop(name, None)
         return super().openapi()
 
 

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 @router.post(
     "/v1/chat/completions",
     summary="Go on with a chat",
-    responses=documented(response_schemas.ChatCompletion, is_streamed=True),
+    responses=documented(response_schemas.ChatCompletion, chunk=response_schemas.ChatCompletionChunk),
 )
 async def create_chat_completion(body: ChatRequest, state: Serving) -> Answer:
     """Answer a chat. Where it is longer than the context, its oldest turns are left out, and the answer says so."""

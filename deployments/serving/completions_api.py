@@ -40,7 +40,7 @@ class CompletionPrompt:
 @router.post(
     "/v1/completions",
     summary="Go on with a text",
-    responses=documented(response_schemas.Completion, is_streamed=True),
+    responses=documented(response_schemas.Completion, chunk=response_schemas.CompletionChunk),
 )
 async def create_completion(body: CompletionRequest, state: Serving) -> Answer:
     """Continue prompts. With echo and max_tokens 0 or 1, this is how to score a text."""

@@ -15,6 +15,9 @@ class AsciiJSONResponse(Response):
         return json_bytes(content)
 
 
+ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # one for all: each token of a stream needs it
+
+
 def json_bytes(value: Any) -> bytes:
     """Return the value as JSON, without blanks; raises ValueError for what JSON cannot say (infinity)."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return ENCODER.encode(value).encode("ascii")

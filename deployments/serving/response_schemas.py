@@ -98,6 +98,44 @@ class ChatCompletion(BaseModel):
     nanochat_dropped_messages: int = Field(0, description="oldest messages that were left out to fit the context")
 
 
+class ToolUse(BaseModel):
+    """What the model asks its tool, or what the tool says, as it comes."""
+
+    kind: Literal["python", "python_output"]
+    text: str
+
+
+class ChatDelta(BaseModel):
+    """What is new: the role, then text, or tool use instead of it."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    nanochat: ToolUse | None = None
+
+
+class ChatChunkChoice(BaseModel):
+    """What is new in one of the answers."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None = None
+
+
+class ChatCompletionChunk(BaseModel):
+    """An event of a streamed chat."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str | None
+    choices: list[ChatChunkChoice]
+    usage: TokenCounts | None = Field(None, description="in the last event, where stream_options ask for it")
+    nanochat_dropped_messages: int = Field(0, description="in the first event, as in an answer that is not streamed")
+
+
 class CompletionLists(BaseModel):
     """Parallel lists, an entry for each token."""
 
@@ -127,6 +165,28 @@ class Completion(BaseModel):
     system_fingerprint: str | None
     choices: list[CompletionChoice]
     usage: TokenCounts
+
+
+class CompletionChunkChoice(BaseModel):
+    """What is new in one of the continuations."""
+
+    index: int
+    text: str
+    logprobs: CompletionLists | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None = None
+
+
+class CompletionChunk(BaseModel):
+    """An event of a streamed completion."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str | None
+    choices: list[CompletionChunkChoice]
+    usage: TokenCounts | None = Field(None, description="in the last event, where stream_options ask for it")
 
 
 class Model(BaseModel):

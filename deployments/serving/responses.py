@@ -23,17 +23,30 @@ OF_ANY_GET = (400, 401, 403, 408, 413, 429, 431, 503)
 OF_ANY_POST = (400, 401, 403, 404, 408, 413, 415, 429, 431, 500, 503)
 
 
+RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of errors."""
-    return {status: {"model": Problem, "description": PROBLEMS[status]} for status in statuses}
+    return {status: _problem(status) for status in statuses}
 
 
-def documented(model: type[BaseModel], *, is_streamed: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of an endpoint that takes JSON and answers `model`, or chunks of it."""
+def _problem(status: int) -> dict[str, Any]:
+    documented: dict[str, Any] = {"model": Problem, "description": PROBLEMS[status]}
+    return documented | ({"headers": RETRY_AFTER} if status in (429, 503) else {})
+
+
+def documented(model: type[BaseModel], *, chunk: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of an endpoint that takes JSON and answers `model`, or a stream of chunks."""
     answer: dict[str, Any] = {"model": model, "description": "The answer."}
-    if is_streamed:
+    if chunk is not None:
         answer["description"] = "The answer; with stream: true as server-sent events that end with [DONE]."
-        data = {"type": "string", "description": "a chunk as JSON, an error as JSON, or [DONE]"}
+        data = {
+            "type": "string",
+            "description": "a chunk as JSON, an error as JSON, or [DONE]",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": f"#/components/schemas/{chunk.__name__}"},
+        }
         event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
         answer["content"] = {"text/event-stream": {"schema": event}}
     return {200: answer, **problems(*OF_ANY_POST)}

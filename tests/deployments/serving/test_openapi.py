@@ -1,5 +1,6 @@
 """The OpenAPI document: requests made from it, good and bad, get what it promises, and never a bug of the server."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -58,9 +60,41 @@ def test_the_document_has_every_endpoint_and_no_status_of_the_framework(open_ser
     }
     assert "422" not in statuses and {"200", "400", "401", "404", "413", "429", "500", "503"} <= statuses
     assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert "security" not in document
+    chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]
+    event = chat["200"]["content"]["text/event-stream"]["schema"]["properties"]["data"]
+    chunk = document["components"]["schemas"][event["contentSchema"]["$ref"].rsplit("/", 1)[1]]
+    assert set(chunk["properties"]) >= {"choices", "usage", "nanochat_dropped_messages"}
+    assert set(document["components"]["schemas"]["ToolUse"]["properties"]) == {"kind", "text"}
+    assert "Retry-After" in chat["503"]["headers"]
     fields = document["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"top_k", "min_p", "ignore_eos", "use_tools"} <= set(fields)
     assert all(field.get("description") for field in fields.values())
+
+
+def test_a_server_with_keys_says_so_in_its_document(shared: LiveServer) -> None:
+    document = fresh.get(f"{shared.url}/openapi.json").json()
+    (name,) = document["security"][0]
+    assert document["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
+
+
+def test_every_chunk_of_a_stream_is_as_the_document_says(open_server: LiveServer) -> None:
+    document = fresh.get(f"{open_server.url}/openapi.json").json()
+    for path, name, body in (
+        (
+            "/v1/chat/completions",
+            "ChatCompletionChunk",
+            {"messages": [{"role": "user", "content": "x"}], "logprobs": True},
+        ),
+        ("/v1/completions", "CompletionChunk", {"prompt": "x", "logprobs": 2, "echo": True}),
+    ):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        with fresh.stream("POST", open_server.url + path, json=body) as answer:
+            events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+        assert len(events) > 3
+        for event in events:
+            jsonschema.validate(event, schema)
 
 
 def test_the_page_about_the_api_asks_for_nothing_from_elsewhere(open_server: LiveServer) -> None:
