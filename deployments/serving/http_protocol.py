@@ -37,14 +37,33 @@ class GuardedProtocol(H11Protocol):
     _stuck_since: float | None = None
     _over_since: float | None = None
     _is_refused = False
+    _answered = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self._head_since = time.monotonic()
         if len(self.connections) > 2 * self.max_connections:
             self.transport.abort()
-        elif len(self.connections) > self.max_connections:
+        elif len(self.connections) > self.max_connections and not self._make_room():
             self.app = refuse
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest, if there is one; return whether there was."""
+        idle = [other for other in self.connections if other is not self and other.idle_since is not None]
+        if not idle:
+            return False
+        min(idle, key=lambda other: other.idle_since).shutdown()
+        return True
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last answer was complete, where nothing of a next request has come since."""
+        is_idle = self.conn.their_state is h11.IDLE and self._head_since is None and not self.transport.is_closing()
+        return self._answered if is_idle else None
+
+    def on_response_complete(self) -> None:
+        self._answered = time.monotonic()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:  # read on: closing with something unread would take our answer out of the client's hands

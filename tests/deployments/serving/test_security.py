@@ -18,7 +18,7 @@ from nanochat_core.errors import NanochatError
 from tests.deployments.serving import fresh
 from tests.deployments.serving.conftest import KEY
 from tests.deployments.serving.raw_http import CHAT, connection, error_of, is_closed, post, read_answer
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, TokenClock, wait_until
 from tests.live_server import LiveServer, running_server
 
 CHAT_PATH = "/v1/chat/completions"
@@ -178,6 +178,28 @@ def test_what_does_not_come_is_not_waited_for() -> None:
             status, headers, body = read_answer(link)
             assert (status, headers["connection"]) == (408, "close"), kind
             assert error_of(body)["code"] == "request_timeout" and is_closed(link), kind
+
+
+def test_idle_connections_make_room_and_busy_ones_do_not() -> None:
+    engine = FakeEngine(clock=TokenClock.stopped())
+    health = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with running_server(engine, max_connections=2) as live, ExitStack() as links:
+        idle = [links.enter_context(connection(live.url)) for _ in range(2)]
+        for link in idle:
+            link.sendall(health)
+            assert read_answer(link)[0] == 200
+        busy = [links.enter_context(connection(live.url)) for _ in range(2)]
+        for count, link in enumerate(busy, 1):
+            link.sendall(post(CHAT_PATH, CHAT))
+            wait_until(lambda count=count: engine.stats().running == count)
+            assert is_closed(idle[count - 1])  # the one that was idle longest went first
+        for link in [links.enter_context(connection(live.url)) for _ in range(2)]:
+            link.sendall(health)
+            status, headers, body = read_answer(link)
+            assert status == 503 and error_of(body)["code"] == "too_many_connections"
+            assert headers["connection"] == "close" and is_closed(link)
+        engine.clock.run()
+        assert [read_answer(link)[0] for link in busy] == [200, 200]
 
 
 def drip(link: socket.socket) -> bytes:
