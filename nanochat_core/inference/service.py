@@ -9,7 +9,8 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -67,22 +68,29 @@ class _Stream:
 
 
 class EngineService:
-    """An `AsyncEngine` over an `Engine` that is prepared and has nothing to do yet."""
+    """An `AsyncEngine` over the `Engine` that `load` returns, prepared for `max_context` and with nothing to do yet.
 
-    def __init__(self, engine: Engine, *, max_context: int, max_waiting: int) -> None:
-        self.tokenizer = engine.tokenizer
-        self.max_context = max_context
-        self.vocab_size = engine.tokenizer.vocab_size
-        self._engine, self._max_waiting = engine, max_waiting
+    It is loaded in the thread that will step it: libgomp keeps a team of threads for each thread that computes, and as
+    soon as it has more of them than cores, it puts them to sleep between any two operations. What `load` raises, this
+    raises.
+    """
+
+    def __init__(self, load: Callable[[], tuple[Engine, int]], *, max_waiting: int) -> None:
+        loaded: Future[tuple[Engine, int]] = Future()
         self._commands: deque[tuple[Literal["start", "cancel"], _Stream]] = deque()
         self._streams: dict[Row, _Stream] = {}
         self._entering = 0  # samples that the thread has not seen yet
-        self._wake = threading.Event()
+        self._wake, self._is_ready = threading.Event(), threading.Event()
         self._is_closed = False
         self._failure: str | None = None
-        self._stats = engine.stats()
-        self._thread = threading.Thread(target=self._run, name="nanochat-engine", daemon=True)
+        self._max_waiting = max_waiting
+        self._thread = threading.Thread(target=self._live, args=(load, loaded), name="nanochat-engine", daemon=True)
         self._thread.start()
+        self._engine, self.max_context = loaded.result()
+        self._stats = self._engine.stats()
+        self.tokenizer = self._engine.tokenizer
+        self.vocab_size = self.tokenizer.vocab_size
+        self._is_ready.set()
 
     def stream(self, request: Request) -> AsyncIterator[Update]:
         """Yield the updates of all samples, as `AsyncEngine` says."""
@@ -134,6 +142,15 @@ class EngineService:
         self._wake.set()
 
     # ---- the engine's thread ----
+
+    def _live(self, load: Callable[[], tuple[Engine, int]], loaded: "Future[tuple[Engine, int]]") -> None:
+        try:
+            loaded.set_result(load())
+        except BaseException as error:
+            loaded.set_exception(error)
+            return
+        self._is_ready.wait()
+        self._run()
 
     def _run(self) -> None:
         try:
@@ -207,6 +224,11 @@ def load_engine(model_folder: Path, tokenizer_folder: Path, *, options: EngineOp
     Raises CheckpointError where the model is damaged or the tokenizer another's, SpecError for options that cannot be.
     """
     options = options or EngineOptions()
+    return EngineService(lambda: _loaded(model_folder, tokenizer_folder, options), max_waiting=options.max_waiting)
+
+
+def _loaded(model_folder: Path, tokenizer_folder: Path, options: EngineOptions) -> tuple[Engine, int]:
+    """Return the engine of an artifact folder, and the tokens that its context has."""
     device = choose_device(options.device, options.gpu)
     set_determinism(device)
     tokenizer = Tokenizer.load(tokenizer_folder)
@@ -227,7 +249,7 @@ def load_engine(model_folder: Path, tokenizer_folder: Path, *, options: EngineOp
     engine.scheduler.pages_total = min(engine.scheduler.pages_total, int(memory // page_bytes))
     if why := engine.scheduler.why_never(max_context):
         raise SpecError(f"kv_memory_gb: {why}. Give more memory, or a shorter max_context.")
-    return EngineService(engine, max_context=max_context, max_waiting=options.max_waiting)
+    return engine, max_context
 
 
 def _dtype(precision: EnginePrecision, device: torch.device) -> torch.dtype:

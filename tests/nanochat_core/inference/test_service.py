@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 30.0
 def new_service(max_waiting: int = 4, rows: int = 2) -> EngineService:
     engine = Engine(random_model(), TOKENIZER, limits=EngineLimits(rows=rows))
     engine.prepare(128)
-    return EngineService(engine, max_context=128, max_waiting=max_waiting)
+    return EngineService(lambda: (engine, 128), max_waiting=max_waiting)
 
 
 def run(test: Callable[[EngineService], Awaitable[None]], **sizes: int) -> None:
