@@ -93,7 +93,7 @@ class _Line:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
         self._admitted.set()
-        async with aclosing(stream) as updates:  # type: ignore[type-var]
+        async with aclosing(stream) as updates:
             async for update in updates:
                 yield update
 

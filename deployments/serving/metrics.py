@@ -34,7 +34,9 @@ class Metrics:
         )
         self.whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_SECONDS)
         self.succeeded = counter("request_success_total", "Samples that came to their end.", ("finished_reason",))
-        self.aborted = counter("request_aborted_total", "Requests whose client went away before their end.")
+        self.aborted = counter(
+            "request_aborted_total", "Requests that were given up: the client went away, or the server ended."
+        )
         self.errors = counter("request_errors_total", "Answers that were errors.", ("status",))
         self.http = counter("http_requests_total", "Answers by path and status.", ("path", "method", "status"))
         self.http_in_flight = Gauge(

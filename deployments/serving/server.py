@@ -22,58 +22,19 @@ from deployments.serving.http_protocol import look_after, protocol_class
 from deployments.serving.listening import BACKLOG, bind, check_same_address, url_of
 from deployments.serving.state import ServedEngine, ServerState
 from deployments.serving.status_file import StatusFile
+from deployments.serving.uvicorn_server import FLUSH_SECONDS, QuietServer
 from nanochat_core.errors import NanochatError
 from nanochat_core.serve_spec import ServeSpec
 
 POLL_SECONDS = 0.05
 FAILURE_SECONDS = 0.2  # between looks whether the engine lives
 IDLE_SECONDS = 6.0  # that idle connections have, after a replacement, to send what is on its way
-FLUSH_POLL_SECONDS = 0.01
-FLUSH_SECONDS = 5.0  # for the last words of answers that were cut off
 EXIT_FAILED = 1
 LONGEST_ERROR = 500  # characters
 logger = logging.getLogger("nanochat.serving")
 Loader = Callable[[ServeSpec], ServedEngine]
 WarmUp = Callable[[ServedEngine], Awaitable[None]]
 Tell = Callable[[str], None]
-
-
-class QuietServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._end = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        """Keep the Date header right until `leave`."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._end.wait(), 1.0)
-
-    def leave(self) -> None:
-        """End, connections included."""
-        self.should_exit = True
-        self._end.set()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what listens and what is idle; give the rest FLUSH_SECONDS for its last words, then cut it off."""
-        for listening in [*self.servers, *(sockets or [])]:
-            listening.close()
-        connections, tasks = self.server_state.connections, self.server_state.tasks
-        for connection in list(connections):
-            connection.shutdown()
-        end = time.monotonic() + FLUSH_SECONDS
-        while (connections or tasks) and time.monotonic() < end:
-            await asyncio.sleep(FLUSH_POLL_SECONDS)
-        for task in list(tasks):
-            task.cancel()
-        for connection in list(connections):
-            connection.transport.abort()
 
 
 class Server:
@@ -126,14 +87,15 @@ class Server:
             await self._load_engine()
         with taking(paths) if self.spec.port else contextlib.nullcontext():
             old = OldServer.find(paths) if self.spec.port else None
+            if old is not None and self.state.engine_or_none is None:  # it came a moment ago
+                await self._load_engine()
             listener = old.take_socket() if old else bind(self.spec.host, self.spec.port)
             if old:
                 check_same_address(listener, self.spec.host, self.spec.port)
             server, work = await self._listen(listener)
             if old:
-                pid = await asyncio.to_thread(old.drain)
-                self._tell(f"Replaced the server with process id {pid}, which finishes its answers.")
-                old.close()
+                await self._replace(old, server, work)
+            self._open_control(listener, server)
         try:
             if self.state.engine_or_none is None:
                 await self._load_engine()
@@ -141,6 +103,17 @@ class Server:
             return await self._serve(server)
         finally:
             await self._end(server, work)
+
+    async def _replace(self, old: OldServer, server: QuietServer, work: "asyncio.Task[None]") -> None:
+        """Tell the old server to end, now that this one accepts connections; where it does not hear, end this one."""
+        try:
+            pid = await asyncio.to_thread(old.drain)
+        except NanochatError:
+            await self._end(server, work)
+            raise
+        finally:
+            old.close()
+        self._tell(f"Replaced the server with process id {pid}, which finishes its answers.")
 
     async def _load_engine(self) -> None:
         """Load the model beside the event loop."""
@@ -152,11 +125,10 @@ class Server:
         self.state.metrics.watch(self.spec.model_name, engine.stats)
 
     async def _listen(self, listener: socket.socket) -> "tuple[QuietServer, asyncio.Task[None]]":
-        """Accept connections on the socket, and be there for the next server."""
+        """Accept connections on the socket."""
         if self.state.engine_or_none is not None:
             self.state.phase = "ready"
         self.url = self.status.url = url_of(listener, self.spec.root_path)
-        port = listener.getsockname()[1]
         config = uvicorn.Config(
             create_app(self.state),
             http=protocol_class(self.spec),
@@ -179,9 +151,13 @@ class Server:
             if work.done():
                 work.result()
             await asyncio.sleep(0.001)
-        self._control = ControlSocket(ControlPaths(self._folder, port), listener, lambda: self._on_replaced(server))
-        self._control.open()
         return server, work
+
+    def _open_control(self, listener: socket.socket, server: QuietServer) -> None:
+        """Be there for the next server that wants the port."""
+        paths = ControlPaths(self._folder, listener.getsockname()[1])
+        self._control = ControlSocket(paths, listener, lambda: self._on_replaced(server))
+        self._control.open()
 
     def _become_ready(self) -> None:
         if self._stop.is_set():  # asked to end while the model was loading

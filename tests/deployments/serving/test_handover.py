@@ -17,6 +17,7 @@ import pytest
 from deployments.serving.handover import ControlPaths, OldServer
 from deployments.serving.listening import bind
 from deployments.serving.server import run
+from nanochat_core.errors import NanochatError
 from nanochat_core.serve_spec import ServeSpec
 from tests.deployments.serving import fresh
 from tests.deployments.serving.raw_http import CHAT
@@ -182,6 +183,31 @@ def test_who_takes_the_socket_and_dies_has_changed_nothing() -> None:
         assert old is not None
         old.take_socket().close()
         old.close()
+        assert fresh.get(f"{live.url}/health").status_code == 200
+
+
+def test_an_old_server_that_does_not_end_keeps_the_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server(FakeEngine(), folder=tmp_path) as live:
+        port = int(live.url.rsplit(":", 1)[1])
+
+        def drain(self: OldServer) -> int:
+            raise NanochatError("The server before this one does not end.")
+
+        monkeypatch.setattr(OldServer, "drain", drain)
+        spec = ServeSpec(model_folder="x", tokenizer_folder="x", model_name="fake", port=port)
+        assert run(spec, lambda _: FakeEngine(), folder=tmp_path, tell=lambda line: None) == 2
+        assert fresh.get(f"{live.url}/health").status_code == 200
+        old = OldServer.find(ControlPaths(tmp_path, port))
+        assert old is not None  # the next one still finds it
+        old.close()
+
+
+def test_a_server_of_another_address_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running_server(FakeEngine(), folder=tmp_path) as live:
+        port = int(live.url.rsplit(":", 1)[1])
+        spec = ServeSpec(model_folder="x", tokenizer_folder="x", host="0.0.0.0", port=port)
+        assert run(spec, lambda _: FakeEngine(), folder=tmp_path, tell=lambda line: None) == 2
+        assert "listens on 127.0.0.1, not on 0.0.0.0" in capsys.readouterr().err
         assert fresh.get(f"{live.url}/health").status_code == 200
 
 
