@@ -193,3 +193,20 @@ def test_a_users_mistake_is_one_line(
 
 def test_without_a_spec_the_command_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2 and "SPEC.json" in capsys.readouterr().err
+
+
+def test_an_engine_that_dies_ends_the_server(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, status = load_engine(*folders, options=EngineOptions(max_batch=2)), tmp_path / "status.json"
+
+    def step() -> None:
+        raise MemoryError("no room")
+
+    with running_server(engine, status_file=str(status)) as live:
+        monkeypatch.setattr(engine._engine, "step", step)
+        answer = fresh.post(f"{live.url}/v1/chat/completions", json=CHAT)
+        assert answer.status_code == 500 and answer.json()["error"]["code"] == "engine_failed"
+        wait_until(lambda: live.exit_code == 1)
+    written = json.loads(status.read_text())
+    assert written["state"] == "failed" and "no room" in written["error"]
