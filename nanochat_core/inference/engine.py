@@ -68,10 +68,12 @@ class Event:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """How much at once. rows: that run. kv_tokens: whose keys are kept, of all rows together; a row as long as the
-    context always fits. step_tokens: of prompts, between two tokens of the rows that decode."""
+    """How much at once. rows: that run. prefixes: finished rows that are kept for others that begin like them.
+    kv_tokens: whose keys are kept, of all rows together; a row as long as the context always fits. step_tokens: of
+    prompts, between two tokens of the rows that decode."""
 
     rows: int = 64
+    prefixes: int = 16
     kv_tokens: int = 16_384
     step_tokens: int = 512
 
@@ -130,8 +132,17 @@ class Engine:
 
     def _build(self, model: GPT, capacity: int) -> None:
         self._runner = self._scheduler = None  # its memory goes before the new one comes
-        self._runner = Runner(model, slots=self.limits.rows, capacity=capacity, few_bits=self._few_bits)
-        self._scheduler = Scheduler(self._runner.memory, step_tokens=self.limits.step_tokens)
+        rows, prefixes = self._slots(model.device, capacity)
+        self._runner = Runner(model, slots=rows + prefixes, capacity=capacity, few_bits=self._few_bits)
+        self._scheduler = Scheduler(self._runner.memory, rows=rows, step_tokens=self.limits.step_tokens)
+
+    def _slots(self, device: torch.device, capacity: int) -> tuple[int, int]:
+        """Return how many rows can run, and how many prefixes are kept. On CUDA a slot takes its memory at once."""
+        limits = self.limits
+        if device.type != "cuda":
+            return limits.rows, limits.prefixes
+        rows = max(1, min(limits.rows, limits.kv_tokens // capacity))
+        return rows, min(limits.prefixes, max(1, rows // 4))
 
     def let_go_of_model(self) -> None:
         """Keep the converted weights only: the model is not trained any more."""

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 PAGE_TOKENS = 64
-StoredRow = list[tuple[int, Tensor, Tensor]]  # for each layer: the first position, keys and values (K, n, D)
 GIVES_BACK = hasattr(mmap, "MADV_DONTNEED") and hasattr(mmap.mmap, "madvise")
 
 
@@ -100,6 +99,7 @@ class KVMemory:
         self._flat_values = [values.view(-1, shape.head_size) for values in self.values]
         self._heads = torch.arange(shape.heads, device=device) * shape.capacity
         self._kept_from = [[0] * len(shape.windows) for _ in range(slots)]
+        self._touched = [0] * slots  # tokens whose memory a slot has, or had and gave back in parts
 
     def places(self, slots: Tensor, positions: Tensor) -> Tensor:
         """Return where the tokens at `positions` (N,) of `slots` (N,) go, for each head: (N·K,)."""
@@ -127,12 +127,27 @@ class KVMemory:
                 self._give_back(layer, slot, kept[layer], needed)
                 kept[layer] = needed
 
-    def free(self, slot: int, length: int) -> None:
-        """Give back all of a row that had at most `length` tokens."""
-        end = min(-(-length // PAGE_TOKENS) * PAGE_TOKENS, self.shape.capacity)
-        for layer, start in enumerate(self._kept_from[slot]):
-            self._give_back(layer, slot, start, end)
+    def leave(self, slot: int, length: int) -> None:
+        """End a row of at most `length` tokens. The slot keeps its memory for the next one: new pages cost time."""
+        self._touched[slot] = max(self._touched[slot], length)
+        for layer, kept in enumerate(self._kept_from[slot]):
+            if kept:  # the next row begins where there is none
+                self._give_back(layer, slot, kept, self._end(slot))
         self._kept_from[slot] = [0] * len(self.shape.windows)
+
+    def pages(self, slot: int, length: int) -> int:
+        """Return the pages of a row of `length` tokens in a slot, with what the slot still has of earlier rows."""
+        return self.shape.pages(max(length, self._touched[slot]))
+
+    def give_back(self, slot: int) -> None:
+        """Give back all memory of a slot that no row is in."""
+        for layer in range(len(self.shape.windows)):
+            self._give_back(layer, slot, 0, self._end(slot))
+        self._touched[slot] = 0
+
+    def _end(self, slot: int) -> int:
+        """Return where the memory that a slot has ever had ends."""
+        return min(-(-self._touched[slot] // PAGE_TOKENS) * PAGE_TOKENS, self.shape.capacity)
 
     def _give_back(self, layer: int, slot: int, start: int, end: int) -> None:
         for region in self._regions[layer]:
@@ -145,19 +160,3 @@ class KVMemory:
             for tensor in (self.keys[layer], self.values[layer]):
                 tensor[target, :, start:length] = tensor[source, :, start:length]
             self._kept_from[target][layer] = start
-
-    def stored(self, slot: int, length: int) -> StoredRow:
-        """Return a copy of a row's first `length` tokens."""
-        copies = []
-        for layer, kept in enumerate(self._kept_from[slot]):
-            keys, values = (tensor[slot, :, kept:length].clone() for tensor in (self.keys[layer], self.values[layer]))
-            copies.append((kept, keys, values))
-        return copies
-
-    def load(self, slot: int, stored: StoredRow, length: int) -> None:
-        """Make a free slot begin with the first `length` tokens of what `stored` returned."""
-        for layer, (kept, keys, values) in enumerate(stored):
-            start = max(kept, self.shape.first_needed(layer, length))
-            self.keys[layer][slot, :, start:length] = keys[:, start - kept : length - kept]
-            self.values[layer][slot, :, start:length] = values[:, start - kept : length - kept]
-            self._kept_from[slot][layer] = start

@@ -1,15 +1,16 @@
 """Keys and values that were computed once: finished rows that another request may begin like.
 
-Entries are copies, so that rows that run always lie in slots of their own; the longest unused goes first. All of it is
-worth nothing once the weights have changed.
+They lie in slots of their own, as copies, so that the rows that run are next to each other; the longest unused goes
+first. All of it is worth nothing once the weights have changed.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat_core.inference.kv_memory import KVMemory, StoredRow
+from nanochat_core.inference.kv_memory import KVMemory
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -23,12 +24,12 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-@dataclass
+@dataclass(frozen=True)
 class StoredPrefix:
-    """A row's ids, its keys and values, and its pages. A prefix shorter than `first_usable` misses its windows."""
+    """A row's ids, the slot with its keys and values, and its pages. Shorter than `first_usable` it misses windows."""
 
     ids: np.ndarray
-    row: StoredRow
+    slot: int
     first_usable: int
     pages: int
 
@@ -39,45 +40,53 @@ class StoredPrefix:
 
 
 class PrefixStore:
-    """Finished rows, the least recently used first."""
+    """Finished rows in `slots` of a memory, the least recently used first."""
 
-    def __init__(self) -> None:
-        self._entries: OrderedDict[int, StoredPrefix] = OrderedDict()
-        self._number = 0
+    def __init__(self, memory: KVMemory, slots: Iterable[int]) -> None:
+        self._memory, self.free_slots = memory, list(slots)
+        self._entries: OrderedDict[int, StoredPrefix] = OrderedDict()  # by slot
         self.pages = 0
 
     def best(self, prompt: np.ndarray) -> tuple[int, StoredPrefix | None]:
         """Return the longest usable prefix of a prompt and where it is stored; it counts as used now."""
-        found = max(((entry.usable(prompt), key) for key, entry in self._entries.items()), default=(0, -1))
-        length, key = found
+        length, slot = max(((entry.usable(prompt), slot) for slot, entry in self._entries.items()), default=(0, -1))
         if length == 0:
             return 0, None
-        self._entries.move_to_end(key)
-        return length, self._entries[key]
+        self._entries.move_to_end(slot)
+        return length, self._entries[slot]
 
-    def add(self, ids: np.ndarray, memory: KVMemory, slot: int) -> None:
-        """Store a row's keys and values; entries that it can stand in for are given up."""
-        first_usable, pages = memory.first_usable(slot), memory.shape.pages(len(ids))
-        for key, old in list(self._entries.items()):
+    def add(self, ids: np.ndarray, source: int) -> None:
+        """Store the row in the slot `source`; entries that it can stand in for are given up."""
+        first_usable = self._memory.first_usable(source)
+        for slot, old in list(self._entries.items()):
             if first_usable < len(old.ids) <= len(ids) and common_prefix(old.ids, ids) == len(old.ids):
-                self._drop(key)
-        entry = StoredPrefix(ids, memory.stored(slot, len(ids)), first_usable, pages)
-        self._number += 1
-        self._entries[self._number] = entry
-        self.pages += pages
+                self._drop(slot)
+        if not self.free_slots:
+            if not self._entries:
+                return
+            self._drop(next(iter(self._entries)))
+        slot = self.free_slots.pop()
+        self._memory.copy_row(source, slot, len(ids))
+        entry = StoredPrefix(ids, slot, self._memory.first_usable(slot), self._memory.pages(slot, len(ids)))
+        self._entries[slot] = entry
+        self.pages += entry.pages
 
     def give_up(self, pages: int) -> int:
         """Drop entries, the least recently used first, until that many pages are freed; return how many were."""
         freed = 0
         while freed < pages and self._entries:
-            freed += self._drop(next(iter(self._entries)))
+            slot = next(iter(self._entries))
+            freed += self._drop(slot)
+            self._memory.give_back(slot)
         return freed
 
     def clear(self) -> None:
-        self._entries.clear()
-        self.pages = 0
+        for slot in list(self._entries):
+            self._drop(slot)
 
-    def _drop(self, key: int) -> int:
-        entry = self._entries.pop(key)
+    def _drop(self, slot: int) -> int:
+        entry = self._entries.pop(slot)
+        self._memory.leave(slot, len(entry.ids))
+        self.free_slots.append(slot)
         self.pages -= entry.pages
         return entry.pages

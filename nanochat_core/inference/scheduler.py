@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat_core.inference.kv_memory import PAGE_TOKENS, KVMemory
+from nanochat_core.inference.kv_memory import KVMemory
 from nanochat_core.inference.prefixes import PrefixStore, common_prefix
 from nanochat_core.inference.row import Row
 
@@ -30,14 +30,14 @@ class Work:
 class Scheduler:
     """Rows that run and rows that wait, over one memory of `pages_total` pages: all of it, or what the owner allows."""
 
-    def __init__(self, memory: KVMemory, *, step_tokens: int) -> None:
+    def __init__(self, memory: KVMemory, *, rows: int, step_tokens: int) -> None:
         self.memory, self.step_tokens = memory, step_tokens
         self.pages_total = memory.slots * memory.shape.pages(memory.shape.capacity)
-        self.prefixes = PrefixStore()
+        self.prefixes = PrefixStore(memory, range(rows, memory.slots))
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []  # the oldest first
         self.restarts = 0
-        self._free_slots = list(range(memory.slots - 1, -1, -1))
+        self._free_slots = list(range(rows - 1, -1, -1))
 
     @property
     def pages_used(self) -> int:
@@ -93,12 +93,14 @@ class Scheduler:
             if is_worth_waiting:
                 skipped.append(row)
                 continue
-            needed = self.memory.shape.pages(min(len(row.ids), shared + self.step_tokens))
+            slot = self._free_slots.pop()
+            needed = self.memory.pages(slot, min(len(row.ids), shared + self.step_tokens))
             growth = len(self.running) * len(self.memory.shape.windows)  # each row's next page, in each layer
             if not self._make_room(needed, margin=min(growth, self.pages_total // 8)):
+                self._free_slots.append(slot)
                 self.waiting.appendleft(row)
                 break
-            row.pages, row.slot = needed, self._free_slots.pop()
+            row.pages, row.slot = needed, slot
             self._begin(row, ids, source, shared)
             self.running.append(row)
         self.waiting.extendleft(reversed(skipped))
@@ -132,12 +134,13 @@ class Scheduler:
             if entry is None or length < shared:  # it was forgotten to make room for this very row
                 shared = 0
             else:
-                self.memory.load(row.slot, entry.row, shared)
+                self.memory.copy_row(entry.slot, row.slot, shared)
         row.computed = row.cached_tokens = shared
 
     def _reserve(self, row: Row, length: int) -> bool:
         """Have the pages of a row that grows to `length`; False where it was put back instead."""
-        needed = self.memory.shape.pages(length)
+        assert row.slot is not None
+        needed = self.memory.pages(row.slot, length)
         while needed > row.pages and not self._make_room(needed - row.pages):
             youngest = self.running[-1]
             self._put_back(youngest)
@@ -147,8 +150,16 @@ class Scheduler:
         return True
 
     def _make_room(self, pages: int, margin: int = 0) -> bool:
-        """Forget finished rows until that many pages, and a margin, are free; False where there are not so many."""
-        free = self.pages_total - self.pages_used - self.prefixes.pages
+        """Have that many pages free, and a margin; False where there are not so many.
+
+        What free slots still have is given up first, then finished rows.
+        """
+        idle = {slot: self.memory.pages(slot, 0) for slot in (*self._free_slots, *self.prefixes.free_slots)}
+        free = self.pages_total - self.pages_used - self.prefixes.pages - sum(idle.values())
+        for slot, held in idle.items():
+            if free < pages + margin and held:
+                self.memory.give_back(slot)
+                free += held
         if free < pages + margin:
             free += self.prefixes.give_up(pages + margin - free)
         return free >= pages + margin
@@ -163,13 +174,12 @@ class Scheduler:
     def _leave(self, row: Row, *, keep: bool) -> None:
         assert row.slot is not None
         slot, row.slot, row.pages = row.slot, None, 0
-        if keep and row.computed >= PAGE_TOKENS // 4:
-            pages = self.memory.shape.pages(row.computed)
-            if self.pages_used + self.prefixes.pages + pages <= self.pages_total:
-                self.prefixes.add(np.array(row.ids[: row.computed]), self.memory, slot)
-        self.memory.free(slot, row.computed)
+        if keep and row.computed >= WORTH_WAITING:
+            self.prefixes.add(np.array(row.ids[: row.computed]), slot)
+        self.memory.leave(slot, row.computed)
         self._free_slots.append(slot)
         self._free_slots.sort(reverse=True)
+        self._make_room(0)
 
     def forget(self) -> None:
         """Forget all finished rows: the weights are others now."""

@@ -26,6 +26,7 @@ from nanochat_core.inference.requests import EngineBusy, EngineFailed, EngineSta
 from nanochat_core.inference.row import Row
 from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.inference.weights import QUANTISERS
+from nanochat_core.model.accounting import kv_bytes_per_token
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 log = logging.getLogger("nanochat.engine")
@@ -33,6 +34,7 @@ log = logging.getLogger("nanochat.engine")
 EnginePrecision = Literal["auto", "fp32", "bf16", "int8", "int4"]
 KV_SHARE_OF_MEMORY = 0.25  # of what a CPU's machine has free when the model is loaded
 KV_SHARE_OF_GPU = 0.85
+KV_SHARE_OF_ROWS = 0.8  # of a GPU's, for rows that run; the rest for those that are kept
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,15 @@ def _loaded(model_folder: Path, tokenizer_folder: Path, options: EngineOptions) 
     model, _ = load_model(model_folder, tokenizer_hash=tokenizer.hash, device=device)
     model.compute_dtype = _dtype(options.precision, device)
     max_context = options.max_context or model.spec.sequence_len
-    limits = EngineLimits(rows=options.max_batch, step_tokens=options.step_tokens)
+    memory = options.kv_memory_gb * 2**30 if options.kv_memory_gb is not None else _free_memory(device)
+    token_bytes = kv_bytes_per_token(model.spec, model.compute_dtype.itemsize)
+    share = KV_SHARE_OF_ROWS if device.type == "cuda" else 1.0
+    limits = EngineLimits(
+        rows=options.max_batch,
+        prefixes=options.max_batch,
+        kv_tokens=int(memory * share // token_bytes),
+        step_tokens=options.step_tokens,
+    )
     tool = load_tool(options.tool) if options.tool else None
     few_bits = options.precision if options.precision in QUANTISERS else None
     engine = Engine(model.eval(), tokenizer, limits=limits, tool=tool, few_bits=few_bits)
@@ -245,7 +255,6 @@ def _loaded(model_folder: Path, tokenizer_folder: Path, options: EngineOptions) 
         raise SpecError(f"precision: this model cannot be served in {options.precision}: {error}.") from None
     engine.let_go_of_model()
     page_bytes = engine.runner.memory.shape.page_bytes
-    memory = options.kv_memory_gb * 2**30 if options.kv_memory_gb is not None else _free_memory(device)
     engine.scheduler.pages_total = min(engine.scheduler.pages_total, int(memory // page_bytes))
     if why := engine.scheduler.why_never(max_context):
         raise SpecError(f"kv_memory_gb: {why}. Give more memory, or a shorter max_context.")

@@ -109,11 +109,10 @@ def test_a_row_that_begins_with_a_copy_of_another_goes_on_like_it() -> None:
     runner, ids = Runner(model, slots=3, capacity=320), IDS[0]
     runner.hidden([chunk(ids, 0, 0, 260)])
     runner.memory.trim(0, 260)
-    stored = runner.memory.stored(0, 260)
     shortest = runner.memory.first_usable(0)
     assert 128 <= shortest <= 230
     runner.memory.copy_row(0, 1, 240)
-    runner.memory.load(2, stored, shortest)
+    runner.memory.copy_row(0, 2, shortest)
     for slot, start in ((1, 240), (2, shortest)):
         logits = capped(runner.raw_logits(runner.hidden([chunk(ids, slot, start, 20)])))
         torch.testing.assert_close(logits, model(torch.tensor([ids[: start + 20]]))[0, start:], rtol=1e-4, atol=2e-5)
@@ -123,7 +122,11 @@ def test_a_row_that_begins_with_a_copy_of_another_goes_on_like_it() -> None:
 def test_memory_that_was_given_back_is_free_again() -> None:
     runner = Runner(windowed_model(), slots=2, capacity=320)
     runner.hidden([chunk(IDS[0], 0, 0, 256)])
-    runner.memory.free(0, 256)
+    assert runner.memory.pages(0, 0) == 0 and runner.memory.keys[0][0].any()
+    runner.memory.leave(0, 256)
+    assert runner.memory.pages(0, 0) == runner.memory.shape.pages(256)
+    runner.memory.give_back(0)
+    assert runner.memory.pages(0, 0) == 0
     assert not any(keys[0].any() for keys in runner.memory.keys), "read as zeros: the pages are the system's again"
 
 
