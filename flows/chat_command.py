@@ -61,7 +61,9 @@ def chat(
 def computing_environment() -> dict[str, str]:
     """Return what a model in this terminal computes best with; the threads are the user's choice, or all cores."""
     threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
-    return launch.process_environment(paths.base_dir(), threads=threads, device=os.environ.get("NANOCHAT_DEVICE"))
+    return launch.process_environment(
+        paths.base_dir(), threads=threads, device=os.environ.get("NANOCHAT_DEVICE"), answers=True
+    )
 
 
 def folders(model: str | None) -> dict[str, str]:

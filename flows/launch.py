@@ -185,18 +185,14 @@ class StageProcess:
 
 
 def process_environment(
-    base: Path, *, threads: int, device: str | None, keep: Collection[str] = frozenset()
+    base: Path, *, threads: int, device: str | None, keep: Collection[str] = frozenset(), answers: bool = False
 ) -> dict[str, str]:
     """Return this process's environment without trackers, schedulers and secrets (but those in `keep`), as a process
-    that computes needs it."""
+    that computes needs it. `answers`: it decodes, in steps so small that waking a thread costs as much as one."""
     environment = {name: value for name, value in os.environ.items() if name in keep or not is_private(name)}
     environment |= {
         "NANOCHAT_BASE_DIR": str(base),
         "OMP_NUM_THREADS": str(threads),
-        # Threads that wait sleep, soon: spinning for long, they take the cores from each other once something else
-        # runs there. docs/experiments.md has the numbers.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"),  # large pages under large tensors
         "PYTHONFAULTHANDLER": "1",  # stacks on a crash, and when the guard asks for them
         "PYTHONPATH": search_path(),
@@ -204,6 +200,11 @@ def process_environment(
         "PYTHONUNBUFFERED": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
     }
+    if not answers:
+        # Threads that wait sleep, soon: spinning for long, they take the cores from each other once something else
+        # runs there. docs/experiments.md has the numbers.
+        environment["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+        environment["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "1000")
     return environment | ({"NANOCHAT_DEVICE": device} if device else {})
 
 

@@ -44,7 +44,9 @@ def serve(
         given["api_keys_file"] = os.path.abspath(os.path.expanduser(api_keys_file))
     path = write_spec(base, serve_spec(folders, given, changes or []))
     threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
-    environment = launch.process_environment(base, threads=threads, device=os.environ.get("NANOCHAT_DEVICE"))
+    environment = launch.process_environment(
+        base, threads=threads, device=os.environ.get("NANOCHAT_DEVICE"), answers=True
+    )
     launch.become(MODULE, [str(path)], environment)
 
 

@@ -61,7 +61,7 @@ class ServerCommand:
         log = self.folder / "log.txt"
         start = log.stat().st_size if log.exists() else 0
         threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
-        environment = launch.process_environment(self.base, threads=threads, device=self.device)
+        environment = launch.process_environment(self.base, threads=threads, device=self.device, answers=True)
         with launch.guarded(
             self.command,
             self.folder,
