@@ -190,7 +190,7 @@ class Server:
         self.status.write("draining")
         start = time.monotonic()
         while not self._is_drained(server, time.monotonic() - start):
-            if time.monotonic() - start >= self.spec.drain_seconds or self.state.failure:
+            if time.monotonic() - start >= self.spec.drain_seconds or self.state.failure or self._signals > 1:
                 break
             await asyncio.sleep(POLL_SECONDS)
         self.state.aborted.set()
@@ -221,12 +221,13 @@ class Server:
         self._stop.set()
 
     def _on_signal(self) -> None:
-        """Drain; at the second signal, or while the model loads, end at once."""
+        """Drain; at the second signal cut answers off in order; at the third, or while the model loads, leave at once."""
         self._signals += 1
-        if self._signals > 1 or self.state.phase == "loading":
-            self._leave(EXIT_FAILED if self._signals > 1 else 0)
-        seconds = self.spec.drain_seconds
-        self._tell(f"Stopping: running answers have {seconds:g} s to finish. A second signal ends them at once.")
+        if self._signals > 2 or self.state.phase == "loading":
+            self._leave(EXIT_FAILED if self._signals > 2 else 0)
+        if self._signals == 1:
+            seconds = self.spec.drain_seconds
+            self._tell(f"Stopping: running answers have {seconds:g} s to finish. A second signal cuts them off.")
         self._begin_to_end()
 
     def _begin_to_end(self) -> None:

@@ -140,16 +140,19 @@ def test_a_new_server_takes_over_without_a_refused_request(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_a_server_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_cuts_answers_off_in_order(tmp_path: Path) -> None:
     with serving(tmp_path, "one", free_port(), drain_seconds=600) as server:
         url = server.wait_for("ready")["url"]
         slow = LONG | {"max_tokens": 2000}
         with fresh.stream("POST", f"{url}/v1/chat/completions", json=slow) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()
+            next(lines)
             server.process.send_signal(signal.SIGTERM)
             server.wait_for("draining")
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(30) == 1
+            *_, last = (line for line in lines if line)
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
+            assert server.process.wait(30) == 0
     assert server.status["state"] == "stopped"
 
 
