@@ -221,7 +221,7 @@ class Server:
         self._stop.set()
 
     def _on_signal(self) -> None:
-        """Drain; at the second signal cut answers off in order; at the third, or while the model loads, leave at once."""
+        """Drain; at the second signal cut answers off; at the third, or while the model loads, leave at once."""
         self._signals += 1
         if self._signals > 2 or self.state.phase == "loading":
             self._leave(EXIT_FAILED if self._signals > 2 else 0)
