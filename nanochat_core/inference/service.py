@@ -82,6 +82,7 @@ class EngineService:
         self._commands: deque[tuple[Literal["start", "cancel"], _Stream]] = deque()
         self._streams: dict[Row, _Stream] = {}
         self._entering = 0  # samples that the thread has not seen yet
+        self._entrance = threading.Lock()
         self._wake, self._is_ready = threading.Event(), threading.Event()
         self._is_closed = False
         self._failure: str | None = None
@@ -114,7 +115,8 @@ class EngineService:
 
     async def _updates(self, request: Request) -> AsyncIterator[Update]:
         stream = _Stream(request, asyncio.get_running_loop())
-        self._entering += request.num_samples
+        with self._entrance:
+            self._entering += request.num_samples
         self._command("start", stream)
         unfinished = request.num_samples
         try:
@@ -159,7 +161,6 @@ class EngineService:
             while not self._is_closed:
                 self._obey()
                 if self._engine.is_idle:
-                    self._stats = self._engine.stats()
                     self._wake.wait()
                     self._wake.clear()
                     continue
@@ -175,16 +176,20 @@ class EngineService:
 
     def _obey(self) -> None:
         """Start and cancel what was asked for since the last step."""
+        entered = 0
         while self._commands:
             kind, stream = self._commands.popleft()
             if kind == "start":
-                self._entering -= stream.request.num_samples
+                entered += stream.request.num_samples
                 stream.rows = self._engine.submit(stream.request)
                 self._streams |= dict.fromkeys(stream.rows, stream)
             else:
                 for row in stream.rows:
                     if self._streams.pop(row, None) is not None:
                         self._engine.cancel(row)
+        self._stats = self._engine.stats()
+        with self._entrance:
+            self._entering -= entered
 
     def _hand_out(self, events: Sequence[Event]) -> None:
         """Give each stream its updates: one call into each event loop."""

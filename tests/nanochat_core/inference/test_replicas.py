@@ -29,7 +29,7 @@ def engine(folders: tuple[Path, Path]) -> Iterator[ReplicatedEngine]:
     engine = load_replicas(*folders, options=[options, options])
     yield engine
     asyncio.run(engine.close())
-    assert not [child for child in psutil.Process().children() if "replicas" in " ".join(child.cmdline())]
+    assert not [child for child in psutil.Process().children() if "inference.replica" in " ".join(child.cmdline())]
 
 
 def test_requests_are_spread_answered_and_taken_back_and_a_dead_engine_is_done_without(
@@ -80,7 +80,7 @@ def test_what_cannot_be_loaded_is_refused_and_leaves_no_process(folders: tuple[P
     options = EngineOptions(device="cpu", max_context=128)
     with pytest.raises(NanochatError, match="kv_memory_gb"):
         load_replicas(*folders, options=[options, EngineOptions(device="cpu", kv_memory_gb=1e-6)])
-    assert not [child for child in psutil.Process().children() if "replicas" in " ".join(child.cmdline())]
+    assert not [child for child in psutil.Process().children() if "inference.replica" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize("request_", [Request(()), Request((1, 10**6)), request_of("a", max_new_tokens=500)])

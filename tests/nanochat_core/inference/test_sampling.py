@@ -1,5 +1,7 @@
 """Tokens come as often as the rules say: the uniform numbers are an even grid, so counts are exact up to 1 / GRID."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ def by_the_book(logits: list[float], sampling: Sampling) -> list[float]:
     weights = torch.softmax(scaled[order], 0).tolist()
     kept, mass = [], 0.0
     for token, weight in zip(order, weights, strict=True):
-        if mass >= sampling.top_p:
+        if sampling.top_p < 1 and mass >= sampling.top_p:
             break
         mass += weight
         if weight >= sampling.min_p * weights[0]:
@@ -54,24 +56,22 @@ def test_tokens_come_as_often_as_their_probability_says(sampling: Sampling) -> N
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=9, unique=True),
+    st.lists(st.integers(-40, 40), min_size=2, max_size=9, unique=True),
     st.floats(0.2, 3),
     st.one_of(st.none(), st.integers(1, 9)),
     st.floats(0.05, 1),
     st.floats(0, 0.9),
 )
 def test_all_rules_together_are_those_of_the_book(
-    logits: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float
+    eighths: list[int], temperature: float, top_k: int | None, top_p: float, min_p: float
 ) -> None:
+    logits = [number / 8 for number in eighths]
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    expected = by_the_book(logits, sampling)
-    possible = {token for token, share in enumerate(expected) if share > 0}
-    likeliest = max(possible, key=lambda token: logits[token])
+    wider = replace(sampling, top_p=min(1.0, top_p + 1e-5), min_p=max(0.0, min_p - 1e-5))  # float32 on the border
+    possible = {token for token, share in enumerate(by_the_book(logits, wider)) if share > 0}
     rows = torch.tensor(logits).repeat(3, 1)
     found = choose(rows, [Draw(sampling, number) for number in (0.0, 0.37, 1 - 2**-53)])
-    on_the_border = abs(sum(expected) - 1) > 1e-6
-    assert on_the_border or all(token in possible or expected[token] < 1e-6 for token in found) or len(possible) == 1
-    assert likeliest in possible
+    assert set(found) <= possible
 
 
 def test_top_p_of_a_flat_distribution_keeps_its_share_of_all_tokens() -> None:
