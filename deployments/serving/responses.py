@@ -41,11 +41,11 @@ def documented(model: type[BaseModel], *, chunk: type[BaseModel] | None = None) 
     answer: dict[str, Any] = {"model": model, "description": "The answer."}
     if chunk is not None:
         answer["description"] = "The answer; with stream: true as server-sent events that end with [DONE]."
+        kinds = {"anyOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in (chunk, Problem)]}
+        as_json = {"type": "string", "contentMediaType": "application/json", "contentSchema": kinds}
         data = {
-            "type": "string",
             "description": "a chunk as JSON, an error as JSON, or [DONE]",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": f"#/components/schemas/{chunk.__name__}"},
+            "anyOf": [{"type": "string", "const": "[DONE]"}, as_json],
         }
         event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
         answer["content"] = {"text/event-stream": {"schema": event}}

@@ -63,7 +63,10 @@ def test_the_document_has_every_endpoint_and_no_status_of_the_framework(open_ser
     assert "security" not in document
     chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]
     event = chat["200"]["content"]["text/event-stream"]["schema"]["properties"]["data"]
-    chunk = document["components"]["schemas"][event["contentSchema"]["$ref"].rsplit("/", 1)[1]]
+    end, as_json = event["anyOf"]
+    chunk_name, problem_name = (kind["$ref"].rsplit("/", 1)[1] for kind in as_json["contentSchema"]["anyOf"])
+    chunk = document["components"]["schemas"][chunk_name]
+    assert end["const"] == "[DONE]" and "error" in document["components"]["schemas"][problem_name]["properties"]
     assert set(chunk["properties"]) >= {"choices", "usage", "nanochat_dropped_messages"}
     assert set(document["components"]["schemas"]["ToolUse"]["properties"]) == {"kind", "text"}
     assert "Retry-After" in chat["503"]["headers"]
