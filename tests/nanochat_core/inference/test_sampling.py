@@ -60,7 +60,7 @@ def test_tokens_come_as_often_as_their_probability_says(sampling: Sampling) -> N
     st.floats(0.2, 3),
     st.one_of(st.none(), st.integers(1, 9)),
     st.floats(0.05, 1),
-    st.floats(0, 0.9),
+    st.floats(0, 0.9, allow_subnormal=False),  # stages that ran before flush them to zero
 )
 def test_all_rules_together_are_those_of_the_book(
     eighths: list[int], temperature: float, top_k: int | None, top_p: float, min_p: float
