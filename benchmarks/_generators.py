@@ -127,27 +127,12 @@ class Plain(OneByOne):
 
 
 class Transformers(OneByOne):
-    """`generate` of the same weights in transformers, as its documentation has it: a cache, and greedy."""
+    """`generate` of the exported checkpoint in transformers, as its documentation has it: a cache, and greedy."""
 
     def __init__(self, setup: Setup) -> None:
         import transformers
 
-        checkpoint = checkpoint_of(setup)
-        meta = read_meta(checkpoint)
-        spec = meta.model
-        config = transformers.NanoChatConfig(
-            vocab_size=meta.vocab_size,
-            hidden_size=spec.n_embd,
-            intermediate_size=4 * spec.n_embd,
-            num_hidden_layers=spec.depth,
-            num_attention_heads=spec.n_head,
-            num_key_value_heads=spec.n_kv_head,
-            max_position_embeddings=spec.sequence_len,
-            rms_norm_eps=torch.finfo(torch.float32).eps,
-        )
-        weights = {their_name(name): tensor for name, tensor in load_file(checkpoint / MODEL_FILE).items()}
-        self._model = transformers.NanoChatForCausalLM(config).eval()
-        self._model.load_state_dict(weights, assign=True)
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(Path(setup.folder) / "exported").eval()
         self._model.generation_config.eos_token_id = None  # every answer has its full length
 
     def answer(self, prompts: Prompts, new_tokens: int) -> list[Answer]:
@@ -185,27 +170,6 @@ def checkpoint_of(setup: Setup) -> Path:
     path = latest(Path(setup.folder) / "model" / "checkpoints")
     assert path is not None
     return path
-
-
-def their_name(name: str) -> str:
-    """Return what transformers calls one of our parameters.
-
-    >>> their_name("blocks.3.attn.c_proj.weight")
-    'model.layers.3.self_attn.o_proj.weight'
-    """
-    renamed = {
-        "wte": "model.embed_tokens",
-        "blocks": "model.layers",
-        "attn.c_q": "self_attn.q_proj",
-        "attn.c_k": "self_attn.k_proj",
-        "attn.c_v": "self_attn.v_proj",
-        "attn.c_proj": "self_attn.o_proj",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-    }
-    for ours, theirs in renamed.items():
-        name = name.replace(ours, theirs)
-    return name
 
 
 CONTENDERS: dict[str, Callable[[Setup], Contender]] = {"ours": Ours, "plain": Plain, "transformers": Transformers}

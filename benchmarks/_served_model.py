@@ -14,6 +14,7 @@ import torch
 from nanochat_core import checkpoint
 from nanochat_core.chat_format import SPECIAL_TOKENS
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
+from nanochat_core.conversion.exporting import export
 from nanochat_core.distributed import World
 from nanochat_core.model.accounting import derive_shape
 from nanochat_core.model.gpt import GPT
@@ -25,7 +26,10 @@ NOISE = 0.05
 
 
 def write_model(folder: Path, model: ModelSpec, vocab_size: int, precision: Precision) -> None:
-    """Write `folder`/model and `folder`/tokenizer, the widths of the model derived from its depth."""
+    """Write `folder`/model and `folder`/tokenizer, the widths of the model derived from its depth.
+
+    What transformers knows by itself, a `classic` model, is exported to `folder`/exported too.
+    """
     gpt = GPT(derive_shape(model), vocab_size)
     init_weights(gpt, 0)
     generator = torch.Generator().manual_seed(1)
@@ -49,6 +53,8 @@ def write_model(folder: Path, model: ModelSpec, vocab_size: int, precision: Prec
     )
     whole = Checkpoint(meta=meta, model=gpt.state_dict(), optimizer={}, loader={})
     checkpoint.save(folder / "model" / "checkpoints", whole, World(0, 1, torch.device("cpu")), keep=1)
+    if model.arch == "classic":
+        export(folder / "model", folder / "tokenizer", folder / "exported", is_checked=False)
 
 
 def made_up_tokenizer(vocab_size: int) -> Tokenizer:

@@ -31,12 +31,12 @@ import rustbpe
 import tiktoken
 import torch
 from rich.console import Console
-from rich.table import Table
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks._bars import print_bars
 from benchmarks._machine import machine
 from benchmarks.baselines import plain_loader
 from benchmarks.baselines.linear_packer import ArrayPacker, ListPacker
@@ -296,10 +296,7 @@ def main() -> None:
         "loader on the fly over a plain one": at_least(loaded["on_the_fly_over_plain"], 1.8),
         "million tokens a second from tokenised shards": at_least(loaded["tokens_per_second"]["tokenised"] / 1e6, 20),
     }
-    table = Table("what", "measured", "bar", "")
-    for what, bar in bars.items():
-        table.add_row(what, f"{bar['value']}", bar["bar"], "ok" if bar["ok"] else "MISSED")
-    Console().print(table)
+    print_bars(bars, Console())
     results = {"training": trained, "encoding": encoded, "packing": packed, "loader": loaded}
     print(json.dumps({"benchmark": "data", "machine": machine(), "results": results, "bars": bars}))
 

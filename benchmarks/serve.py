@@ -35,6 +35,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks._bars import print_bars
 from benchmarks._generators import Setup
 from benchmarks._machine import machine
 from benchmarks._process import ContenderProcess
@@ -318,10 +319,7 @@ def print_tables(results: dict[str, Any], bars: dict[str, Any]) -> None:
                 gpu.add_row(model, batch, rates[0], share, rates[1])
     if gpu.row_count:
         console.print(gpu)
-    table = Table("what", "measured", "bar", "")
-    for what, bar in bars.items():
-        table.add_row(what, f"{bar['value']}", bar["bar"], "ok" if bar["ok"] else bar.get("note", "MISSED"))
-    console.print(table)
+    print_bars(bars, console)
 
 
 def main() -> None:

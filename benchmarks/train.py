@@ -30,6 +30,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks._bars import print_bars
 from benchmarks._contenders import Setup
 from benchmarks._machine import machine
 from benchmarks._process import ContenderProcess
@@ -225,10 +226,7 @@ def print_tables(results: dict[str, Any], bars: dict[str, Any]) -> None:
     for table in (speeds, memory, gpu):
         if table.row_count:
             console.print(table)
-    table = Table("what", "measured", "bar", "")
-    for what, bar in bars.items():
-        table.add_row(what, f"{bar['value']}", bar["bar"], "ok" if bar["ok"] else bar.get("note", "MISSED"))
-    console.print(table)
+    print_bars(bars, console)
 
 
 def main() -> None:
