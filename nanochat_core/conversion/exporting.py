@@ -6,7 +6,6 @@ and true, or not there. `export_manifest.json` says what it was made from, what 
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,12 +24,13 @@ from torch import Tensor
 from nanochat_core import artifacts, checkpoint
 from nanochat_core.checkpoint import CheckpointMeta
 from nanochat_core.conversion import model_config, tensor_names
+from nanochat_core.conversion.command import run_as_command
 from nanochat_core.conversion.export_check import check_export
 from nanochat_core.conversion.model_card import model_card
 from nanochat_core.conversion.provenance import Provenance, provenance_of
 from nanochat_core.conversion.tokenizer_files import write_tokenizer
 from nanochat_core.conversion.transformers_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from nanochat_core.errors import EXIT_BAD_INPUT, ArtifactError, CheckpointError, NanochatError
+from nanochat_core.errors import ArtifactError, CheckpointError
 from nanochat_core.tokenizer.bpe import Tokenizer
 
 FORMAT_VERSION = 1
@@ -214,14 +214,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as modules:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules}
         os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        try:
-            typer.run(run)
-        except NanochatError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
-        except OSError as error:
-            print(f"error: Nothing was exported: {error}. Mend that and export again.", file=sys.stderr)
-            raise SystemExit(EXIT_BAD_INPUT) from None
+        run_as_command(run, "exported")
 
 
 if __name__ == "__main__":

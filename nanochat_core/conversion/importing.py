@@ -8,7 +8,6 @@ Everything is written below a hidden name and renamed when whole. The same model
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,9 +21,10 @@ from nanochat_core import artifacts, checkpoint, paths
 from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.conversion import reference_checkpoint, transformers_folder
+from nanochat_core.conversion.command import run_as_command
 from nanochat_core.conversion.transformers_folder import Imported
 from nanochat_core.distributed import World
-from nanochat_core.errors import EXIT_BAD_INPUT, ArtifactError, NanochatError, SpecError, did_you_mean
+from nanochat_core.errors import ArtifactError, SpecError, did_you_mean
 from nanochat_core.model.accounting import derive_shape, parameter_counts
 from nanochat_core.tokenizer.bpe import FILE_NAME, Tokenizer
 
@@ -194,14 +194,7 @@ def import_model(
 
 def main() -> None:
     """Run the import; a user's mistake ends in one line."""
-    try:
-        typer.run(import_model)
-    except NanochatError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        print(f"error: Nothing was imported: {error}. Mend that and import again.", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT) from None
+    run_as_command(import_model, "imported")
 
 
 if __name__ == "__main__":
