@@ -323,6 +323,12 @@ class EvaluateSpec(Spec):
     num_samples: int = Field(1, ge=1, description="answers for each generative question")
     temperature: float = Field(0.0, ge=0, description="sampling temperature; 0: greedy")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
+    tool: str | None = Field(
+        "calculator", description="tool that the model may call, by its name in nanochat.tools; empty: none"
+    )
+    allow_unsafe_code: bool = Field(
+        False, description="run the model's code even where this machine can limit it but not shut it in"
+    )
     seed: int = Field(42, ge=0, le=2**53, description="random seed")
     batch_tokens: int = runtime_field(16_384, ge=1, description="tokens in one batch")
 
