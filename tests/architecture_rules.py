@@ -18,6 +18,8 @@ BAN_EXCEPTIONS = {("deployments.mlflow_model", "mlflow")}
 TORCH_FREE = (
     "spec_base",
     "specs",
+    "evaluator_specs",
+    "launch_spec",
     "sweep_specs",
     "serve_spec",
     "conflicts",
@@ -58,6 +60,7 @@ SEEN_BY_TASKS = (
     "inference.interface",
     "chat_format",
     "specs",
+    "evaluator_specs",
     "paths",
     "errors",
     "artifacts",
@@ -72,6 +75,8 @@ LEVELS = (
     (
         "spec_base",
         "specs",
+        "evaluator_specs",
+        "launch_spec",
         "sweep_specs",
         "serve_spec",
         "paths",
