@@ -20,6 +20,7 @@ SPECIAL_TOKENS = (
     "<|output_end|>",
 )
 PART_TYPES = ("text", "python", "python_output")
+ORDER_KEY, IN_SEQUENCE = b"nanochat.order", b"sequence"  # metadata of a parquet file whose rows are learned in order
 
 
 def parts_of(content: Any) -> list[dict[str, str]]:

@@ -48,6 +48,7 @@ CORE_LABELS = (  # of the bundle that `core_bundle_url` names by default
     "commonsense_qa copa coqa hellaswag hellaswag_zeroshot jeopardy lambada_openai openbook_qa piqa squad winograd "
     "winogrande"
 )
+ORDERED_BATCHING = ("stream", "padded")  # those that take conversations one by one
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -197,6 +198,8 @@ def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) ->
     tasks = [item.task for item in conversations.mixture]
     for task in sorted(set(tasks) & set(UNTRAINABLE)):
         yield f"{name}.mixture: {task} has no training split; take it out"
+    if conversations.weighted_rows and not any(item.weight for item in conversations.mixture):
+        yield f"{name}.weighted_rows: no task of the mixture has a weight; give it one, or leave this empty"
     yield from _missing_data(f"{name}.mixture", tasks, data)
 
 
@@ -225,8 +228,13 @@ def _finetune(name: str, part: FinetuneSpec, model_len: int) -> Iterator[str]:
         yield f"{name}.batch_tokens: the batching is {part.batching!r}; set it to 'bucketed', or leave this empty"
     elif part.batch_tokens and part.batch_tokens < (row := part.sequence_len or model_len):
         yield f"{name}.batch_tokens: {part.batch_tokens} are less than one row; expected {row} (sequence_len) or more"
+    if conversations.order == "sequence" and part.batching not in ORDERED_BATCHING:
+        yield (
+            f"{name}.conversations.order: batching {part.batching!r} puts conversations side by side by their length; "
+            f"for a sequence use {' or '.join(ORDERED_BATCHING)}"
+        )
     if part.batching == "padded":
-        rows = sum((item.rows or 10**12) * item.epochs for item in conversations.mixture)
+        rows = _most_rows(conversations)
         if rows < part.batch_rows:
             yield f"{name}.batch_rows: the mixture has {rows} rows, less than one step of {part.batch_rows}"
         if conversations.validation_rows < part.batch_rows:
@@ -234,6 +242,12 @@ def _finetune(name: str, part: FinetuneSpec, model_len: int) -> Iterator[str]:
                 f"{name}.conversations.validation_rows: {conversations.validation_rows} rows are less than one batch; "
                 f"expected {part.batch_rows} ({name}.batch_rows) or more"
             )
+
+
+def _most_rows(conversations: ConversationsSpec) -> int:
+    """Return how many rows a mixture has at most, as far as it says so itself."""
+    fixed = sum((item.rows or 10**12) * item.epochs for item in conversations.mixture if not item.weight)
+    return fixed + (conversations.weighted_rows or 10**12) * any(item.weight for item in conversations.mixture)
 
 
 def _rl(part: RLSpec, model_len: int) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Batches of conversations for mid-training and SFT, from the parquet files that `tasks_eval` rendered.
 
-`stream`: conversations in a seeded order, joined into one stream that is cut into rows, and begun anew at each epoch.
+`stream`: conversations in a seeded order (of a file that is a sequence: as they stand), joined into one stream that is
+cut into rows, and begun anew at each epoch.
 `padded`, `packed`, `bucketed`: whole conversations in rows of their own, or several to a row (`conversation_plans.py`).
 Targets that are not learned are IGNORED.
 """
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat_core.chat_format import IN_SEQUENCE, ORDER_KEY
 from nanochat_core.data.conversation_plans import PLANNERS, BatchShape, EpochPlan
 from nanochat_core.data.shards import read_columns
 from nanochat_core.errors import DataError, SpecError
@@ -23,11 +25,15 @@ Batching = Literal["stream", "padded", "packed", "bucketed"]
 
 @dataclass(frozen=True)
 class Conversations:
-    """Conversations end to end: number i is ids[starts[i] : starts[i + 1]] (int32), the mask (int8) alike."""
+    """Conversations end to end: number i is ids[starts[i] : starts[i + 1]] (int32), the mask (int8) alike.
+
+    `in_order`: they are learned as they stand, in each epoch anew, not shuffled.
+    """
 
     ids: np.ndarray
     mask: np.ndarray
     starts: np.ndarray
+    in_order: bool = False
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -56,7 +62,16 @@ def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Con
         borders.append(starts - starts[0])
     if (np.diff(borders[0]) == 0).any() or not np.array_equal(*borders):
         raise DataError(f"{path} has conversations without tokens, or without a mask: build the conversations again.")
-    return Conversations(planes[0], np.ones_like(planes[1]) if mask == "none" else planes[1], borders[0])
+    learned = np.ones_like(planes[1]) if mask == "none" else planes[1]
+    in_order = (table.schema.metadata or {}).get(ORDER_KEY) == IN_SEQUENCE
+    return Conversations(planes[0], learned, borders[0], in_order)
+
+
+class _AsTheyStand:
+    """In place of a random generator, where conversations are not shuffled."""
+
+    def permutation(self, count: int) -> np.ndarray:
+        return np.arange(count)
 
 
 class ConversationLoader:
@@ -76,6 +91,11 @@ class ConversationLoader:
     ) -> None:
         if batch_rows % world_size:
             raise SpecError(f"batch_rows {batch_rows} cannot be shared by {world_size} ranks. Choose a multiple.")
+        if conversations.in_order and batching in ("packed", "bucketed"):
+            raise SpecError(
+                f"The conversations are a sequence, and batching {batching!r} puts them side by side by their length. "
+                "Use 'stream' or 'padded', or the order 'mixed'."
+            )
         self._conversations, self._lengths = conversations, conversations.lengths
         self._batching, self._seed, self._share = batching, seed, slice(rank, None, world_size)
         self._shape = BatchShape(batch_rows, sequence_len + 1, batch_tokens or batch_rows * sequence_len)
@@ -140,8 +160,8 @@ class ConversationLoader:
             size = int((np.maximum.reduceat(tokens, plan.step_starts[:-1]) * np.diff(plan.step_starts)).sum())
         return {"rows": len(plan.row_starts) - 1, "padding_share": round(1 - int(tokens.sum()) / size, 6)}
 
-    def _random(self, epoch: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, epoch])
+    def _random(self, epoch: int) -> np.random.Generator | _AsTheyStand:
+        return _AsTheyStand() if self._conversations.in_order else np.random.default_rng([self._seed, epoch])
 
     def _planned(self, epoch: int) -> EpochPlan:
         if self._plan is None or self._plan[0] != epoch:

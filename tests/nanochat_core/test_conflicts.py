@@ -75,6 +75,18 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ({"sft.sequence_len": 1024}, "sft.sequence_len: 1024 tokens; the model is trained on 128 and answers up to 512"),
     ({"sft.conversations": MIXTURE}, "sft.batch_rows: the mixture has 8 rows, less than one step of 32"),
     ({"sft.conversations.validation_rows": 31}, "sft.conversations.validation_rows: 31 rows are less than one batch"),
+    (
+        {"sft.conversations.weighted_rows": 100},
+        "sft.conversations.weighted_rows: no task of the mixture has a weight; give it one",
+    ),
+    (
+        {"sft.conversations.order": "sequence", "sft.batching": "packed"},
+        "sft.conversations.order: batching 'packed' puts conversations side by side by their length; for a sequence",
+    ),
+    (
+        {"sft.conversations": {**MIXTURE, "mixture": [{"task": "Facts", "weight": 2}], "weighted_rows": 9}},
+        "sft.batch_rows: the mixture has 9 rows, less than one step of 32",
+    ),
     ({"sft.batch_tokens": 4096}, "sft.batch_tokens: the batching is 'padded'; set it to 'bucketed'"),
     (
         {"sft.batching": "bucketed", "sft.batch_tokens": 100, "sft.sequence_len": 256},

@@ -50,6 +50,7 @@ CHOICES: dict[str, Any] = {
     "mode": ("local", "multinode"),
     "momentum_final": [0.9],
     "mixture": [({"task": "Other"},)],
+    "order": ("sequence",),
     "packing": ("stream", "best_fit"),
     "precision": ("bf16", "fp32"),
     "shard_tasks": ("processes", "threads"),

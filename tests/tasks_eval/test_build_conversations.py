@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat_core.artifacts import StageFolder, sha256_of, write_json
+from nanochat_core.data.conversations import read_conversations
 from nanochat_core.errors import SpecError
 from nanochat_core.metrics import read_metrics
 from nanochat_core.tokenizer.render import render_conversation
@@ -21,7 +22,7 @@ from tests.tasks_eval.conftest import MINIATURE, write_task_data
 MIXTURE = [{"task": "Arithmetic", "rows": 50}, {"task": "GSM8K", "epochs": 2}, {"task": "SmolTalk"}]
 
 
-def stage_folder(artifacts: Path, name: str, mixture: list[dict[str, Any]]) -> Path:
+def stage_folder(artifacts: Path, name: str, mixture: list[dict[str, Any]], **params: Any) -> Path:
     """Write a spec.json with its inputs below `artifacts`; return the stage's folder."""
     for stage in ("task_data", "tokenizer"):
         (artifacts / stage / "x").mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,7 @@ def stage_folder(artifacts: Path, name: str, mixture: list[dict[str, Any]]) -> P
         "stage": "conversations_sft",
         "version": 1,
         "fingerprint": name,
-        "params": {"mixture": mixture, "validation_rows": 9},
+        "params": {"mixture": mixture, "validation_rows": 9, **params},
         "inputs": {"task_data": "task_data/x", "tokenizer": "tokenizer/x"},
     }
     write_json(folder / "spec.json", request)
@@ -75,6 +76,15 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path: Path) -> None:
         build(StageFolder(folder))
     for name in ("train.parquet", "validation.parquet"):
         assert len({sha256_of(folder / name) for folder in folders}) == 1
+
+
+def test_a_sequence_is_written_in_its_order_and_is_learned_in_it(tmp_path: Path) -> None:
+    folder = stage_folder(tmp_path, "a", MIXTURE, order="sequence")
+    build(StageFolder(folder))
+    sources = pq.read_table(folder / "train.parquet")["source"].to_pylist()
+    assert sources == ["Arithmetic"] * 50 + ["GSM8K"] * 16 + ["SmolTalk"] * 6
+    assert read_conversations(folder / "train.parquet", mask="assistant").in_order
+    assert not read_conversations(folder / "validation.parquet", mask="assistant").in_order
 
 
 def test_an_unknown_task_in_the_mixture_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Conversations in rows: none lost, learned as the mask says, the same for any ranks, continued exactly."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,19 @@ def test_conversations_without_tokens_or_mask_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="without tokens, or without a mask: build the conversations again"):
         read_conversations(write_file(tmp_path / "c.parquet", ids, mask), mask="assistant")
+
+
+@pytest.mark.parametrize("batching", ["stream", "padded"])
+def test_a_sequence_is_learned_as_it_stands_in_each_epoch(batching: Batching) -> None:
+    sequence = replace(some_conversations(), in_order=True)
+    made = loader(sequence, batching)
+    for _ in range(2):
+        met = [made.batch() and made.origins()["conversations"] for _ in range(made.steps_per_epoch)]
+        assert [number for step in met for number in step] == sorted(number for step in met for number in step)
+        assert met[0][0] == 0
+
+
+@pytest.mark.parametrize("batching", ["packed", "bucketed"])
+def test_a_sequence_is_refused_where_rows_go_by_length(batching: Batching) -> None:
+    with pytest.raises(SpecError, match=f"are a sequence, and batching '{batching}' puts them side by side"):
+        loader(replace(some_conversations(), in_order=True), batching)
