@@ -4,30 +4,34 @@ Answers come as server-sent events. Our own server also tells tool calls (`delta
 messages did not fit; other servers leave these out.
 """
 
-import ipaddress
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
 from nanochat_core.errors import SpecError, Unreachable
 from nanochat_core.inference.chat.session import ChatEvent, Ended, Message, Said, TalkFailed, dropped_note, text_of
 from nanochat_core.inference.chat.spec import AnswerSettings, ChatSpec
-
-API_KEY = "NANOCHAT_API_KEY"
-CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 600.0  # a busy server may let a request wait
-Json = dict[str, Any]
+from nanochat_core.inference.openai_api import (
+    API_KEY,
+    CONNECT_SECONDS,
+    SILENCE_SECONDS,
+    Json,
+    address_of,
+    is_loopback,
+    message_of,
+    words_of,
+)
 
 
 class RemoteTalker:
     """`Talker` over HTTP."""
 
     def __init__(self, url: str, *, api_key: str | None, model_name: str | None) -> None:
-        self.url = endpoint(url)
+        self.url = address_of(url)
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
@@ -70,7 +74,7 @@ class RemoteTalker:
 
     def _refused(self, response: httpx.Response) -> Exception:
         """Return what a status other than 200 means, with the server's own words."""
-        said = _words_of(response).rstrip(".")
+        said = words_of(response)[0].rstrip(".")
         if response.status_code in (401, 403):
             return SpecError(f"{self.url} wants another API key ({said}): set {API_KEY}, or give --api-key-file.")
         if response.status_code in (429, 503):
@@ -100,38 +104,12 @@ def read_key(path: Path) -> str:
     return keys[0]
 
 
-def endpoint(url: str) -> str:
-    """Return the address below which the API lies; raises SpecError for what is no address.
-
-    >>> endpoint("localhost:8000"), endpoint("https://example.org/api/v1/")
-    ('http://localhost:8000/v1', 'https://example.org/api/v1')
-    """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SpecError(f"--url {url} is no address; expected for example http://127.0.0.1:8000.")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return urlunsplit((parts.scheme, parts.netloc, path if path.endswith("/v1") else f"{path}/v1", "", ""))
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether an address is this machine's own.
-
-    >>> is_loopback("http://127.0.0.1:8000/v1"), is_loopback("https://example.org/v1")
-    (True, False)
-    """
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def request_body(model: str, messages: Sequence[Message], settings: AnswerSettings) -> Json:
     """Return the body of a request. Fields that OpenAI does not know are sent only where they say something."""
     system = [{"role": "system", "content": settings.system}] if settings.system else []
     body: Json = {
         "model": model,
-        "messages": [*system, *map(_wire_message, messages)],
+        "messages": [*system, *map(wire_message, messages)],
         "stream": True,
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
@@ -141,7 +119,7 @@ def request_body(model: str, messages: Sequence[Message], settings: AnswerSettin
     return body | {name: value for name, value in optional.items() if value is not None}
 
 
-def _wire_message(message: Message) -> Json:
+def wire_message(message: Message) -> Json:
     """Return a message as OpenAI has it, and its parts beside it where only they say all."""
     content = message["content"]
     sent = {"role": message["role"], "content": text_of(content)}
@@ -180,7 +158,7 @@ def chunk_events(chunk: Mapping[str, Any]) -> Iterator[ChatEvent]:
     ['Hi']
     """
     if error := chunk.get("error"):
-        raise TalkFailed(f"The server broke the answer off: {_message_of(error)}")
+        raise TalkFailed(f"The server broke the answer off: {message_of(error)}")
     if dropped := chunk.get("nanochat_dropped_messages"):
         yield dropped_note(dropped)
     for choice in chunk.get("choices") or []:
@@ -192,16 +170,3 @@ def chunk_events(chunk: Mapping[str, Any]) -> Iterator[ChatEvent]:
             yield Said("text", text)
         if reason := choice.get("finish_reason"):
             yield Ended(reason)
-
-
-def _words_of(response: httpx.Response) -> str:
-    """Return the server's own words about an error, one line."""
-    try:
-        return _message_of(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(response.text.split())[:200] or response.reason_phrase
-
-
-def _message_of(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return " ".join(str(message).split())[:500]
