@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.compare_runs import AXES, ComparedRun, Curve, RunFinder
-from flows.report_pages import Section, lay_out, shown
+from flows.report_layout import Section, lay_out, shown
 from flows.report_plots import bare_axes, drawing
 from nanochat_core.artifacts import write_bytes
 from nanochat_core.errors import SpecError, did_you_mean
@@ -28,7 +28,7 @@ NO_SCORES = ("first", "before", "bigram")  # where a stage began, and what it is
 COLORS = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright_yellow", "bright_cyan")
 PAGE_COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b", "#8b6fd6", "#b59a1b")
 WIDTH, HEIGHT, MARGIN = 90, 14, 26  # of a plot, and of what stands beside it, in characters
-HIDDEN = ("stderr/", "n/")  # of an evaluation: they belong to other numbers
+HIDDEN = ("stderr/", "n/", "core_stderr", "chatcore_stderr")  # of an evaluation: they belong to other numbers
 TERMINAL = {  # the one curve of a stage that a terminal has room for
     "pretrain": "val/bpb",
     "midtrain": "train/loss",

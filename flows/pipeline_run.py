@@ -111,11 +111,12 @@ class PipelineRun:
     def outcome(self, stage: Stage) -> StageOutcome:
         """Return the finished stage, making it and its inputs where they are not there yet."""
         if stage.name not in self.outcomes:
-            inputs = self._make_inputs(stage)
+            inputs, measured_on = self._make_inputs(stage), {}
             if not self._is_done(stage, inputs):
                 inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
+                measured_on = self._measured_on(stage)
                 self._prepare(stage, inputs)
-            self.outcomes[stage.name] = self._perform(stage, inputs)
+            self.outcomes[stage.name] = self._perform(stage, inputs, measured_on)
             if self._is_newest:
                 self._remember()
         return self.outcomes[stage.name]
@@ -128,6 +129,13 @@ class PipelineRun:
                 self._begin(stage, inputs)
             inputs[name] = self.outcome(source)
         return inputs
+
+    def _measured_on(self, stage: Stage) -> dict[str, StageOutcome]:
+        """Return what a stage that will run is measured on meanwhile, made and whole."""
+        sources = stage.measured_on(self.spec)
+        for source in sources.values():
+            self.outcome(source)
+        return {name: self._whole(source) for name, source in sources.items()}
 
     def _sources(self, stages: Iterable[Stage]) -> list[Stage]:
         """Return what is made from nothing of all that these stages need and is not there yet, the first needed first.
@@ -164,7 +172,7 @@ class PipelineRun:
             warn(f"{stage.name} runs again: what it made was removed by `nanochat gc`, and is needed now")
             inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
             self._prepare(stage, inputs)
-            self.outcomes[stage.name] = self._perform(stage, inputs, needs_files=True)
+            self.outcomes[stage.name] = self._perform(stage, inputs, self._measured_on(stage), needs_files=True)
         return self.outcomes[stage.name]
 
     def find(self, stage: Stage) -> StageOutcome | None:
@@ -184,13 +192,29 @@ class PipelineRun:
             self.outcomes[stage.name] = outcome
         return self.outcomes[stage.name]
 
-    def _perform(self, stage: Stage, inputs: dict[str, StageOutcome], *, needs_files: bool = False) -> StageOutcome:
+    def _perform(
+        self,
+        stage: Stage,
+        inputs: dict[str, StageOutcome],
+        measured_on: Mapping[str, StageOutcome],
+        *,
+        needs_files: bool = False,
+    ) -> StageOutcome:
         track, view = self._tracker.stage(stage.name), LiveView(stage.name)
         forced_by = self._id if stage.part in self.spec.force else None
         with StageProgress(stage.name) as progress:
             watch = Watch(progress, view, track)
             track.on_open = lambda url: view.link(url, f"{stage.name} in MLflow")
-            job = Job(stage, self.spec, self.base, inputs, watch, forced_by=forced_by, needs_files=needs_files)
+            job = Job(
+                stage,
+                self.spec,
+                self.base,
+                inputs,
+                watch,
+                forced_by=forced_by,
+                needs_files=needs_files,
+                measured_on=measured_on,
+            )
             track.describe(fingerprint=job.fingerprint, params=job.params.full, folder=job.folder)
             try:
                 outcome = perform(job)
@@ -232,7 +256,8 @@ class PipelineRun:
 
         folder = report(self.base, self.spec, list(self.outcomes.values()), self.name)
         run_artifacts.show_end(folder, self.outcomes)
-        self._tracker.log_files([folder / name for name in ("report.md", "report.json", "report.html")])
+        pages = ("report.md", "report.json", "report.html", "examples.html")
+        self._tracker.log_files([folder / name for name in pages])
         return folder
 
 

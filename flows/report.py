@@ -2,11 +2,12 @@
 
     reports/<run name>/{report.json, report.md, report.html, plots/*.svg}, and reports/latest -> <run name>
 
+examples.html lies beside them where report.html cannot hold all answers.
+
 Every number comes from a stage's `result.json` or `metrics.jsonl`; nothing is measured here but the machine and the
 size of the code. It is never cached: the same stages may belong to another run.
 """
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.launch import git_commit
+from flows.report_evaluation.answers import Evaluation, read_evaluation
+from flows.report_evaluation.differences import differences_of
+from flows.report_evaluation.examples import PAGE
 from flows.report_pages import render
 from flows.report_plots import plots_of
 from flows.stage import StageOutcome
@@ -30,8 +34,8 @@ LATEST = "latest"
 TRAINING_STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}  # model -> the stage that made it
 VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
 CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_")  # how the names of those without a GPU begin
+ANSWERS_SHOWN = 2  # of each task, among the samples
 PACKAGES = ("flows", "nanochat_core", "tasks_eval", "deployments")
-RECORDS_SHOWN = 2  # answers to show of each chat task
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,21 @@ def report(base: Path, spec: PipelineSpec, outcomes: Sequence[StageOutcome], run
     `run_name` names a folder (flows/pipeline_run.py checks that). Raises ArtifactError where a stage has no result.
     """
     stages = {outcome.stage: read_stage(outcome) for outcome in outcomes}
-    collected = collect(spec, stages, run_name)
+    evaluations = [
+        read_evaluation(model, files.details, files.outcome.folder) for model, files in evaluations_of(stages).items()
+    ]
+    collected = collect(spec, stages, run_name) | {
+        "differences": differences_of(evaluations),
+        "samples": {evaluation.model: samples(evaluation) for evaluation in evaluations},
+    }
     plots = [plot for name, files in stages.items() for plot in plots_of(name, files.lines, files.metrics)]
     folder = reports_dir(base) / run_name
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    for name, text in render(collected, plots).items():
+    pages = render(collected, plots, evaluations)
+    for name, text in pages.items():
         write_bytes(folder / name, text.encode())
+    if PAGE not in pages:
+        (folder / PAGE).unlink(missing_ok=True)  # of an earlier report under this name
     write_json(folder / "report.json", collected)
     point_latest_at(folder)
     return folder
@@ -77,7 +90,7 @@ def read_stage(outcome: StageOutcome) -> StageFiles:
 
 def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str) -> dict[str, Any]:
     """Return the content of report.json. A stage that did not run has no entry."""
-    evaluations = {model: stages[f"evaluate_{model}"] for model in TRAINING_STAGES if f"evaluate_{model}" in stages}
+    evaluations = evaluations_of(stages)
     numbers = {
         stage: stages[stage].metrics | (flat_scores(evaluations[model]) if model in evaluations else {})
         for model, stage in TRAINING_STAGES.items()
@@ -94,9 +107,25 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
         "tokenizer": tokenizer_entry(stages["tokenizer"]) if "tokenizer" in stages else {},
         **numbers,
         "scores": scores_entry(spec.recipe, evaluations),
-        "samples": {model: samples(files) for model, files in evaluations.items()},
+        "evaluations": {
+            model: {name: value for name, value in files.details.items() if name != "samples"}
+            for model, files in evaluations.items()
+        },
+        "contamination": contamination_entry(stages),
         "code": code_size(),
     }
+
+
+def evaluations_of(stages: Mapping[str, StageFiles]) -> dict[str, StageFiles]:
+    """Return the evaluation of each model that has one, in the order of training."""
+    return {model: stages[f"evaluate_{model}"] for model in TRAINING_STAGES if f"evaluate_{model}" in stages}
+
+
+def contamination_entry(stages: Mapping[str, StageFiles]) -> dict[str, Any]:
+    """Return what the stage "contamination" found, or an evaluation that looked itself; empty where nobody did."""
+    found = [stages["contamination"].details] if "contamination" in stages else []
+    found += [files.details.get("contamination", {}) for files in evaluations_of(stages).values()]
+    return next(filter(None, found), {})
 
 
 def header(spec: PipelineSpec, stages: Mapping[str, StageFiles], seconds: Mapping[str, float | None]) -> dict[str, Any]:
@@ -197,31 +226,35 @@ def scores_entry(recipe: str, evaluations: Mapping[str, StageFiles]) -> dict[str
 
 
 def scores_of(evaluation: StageFiles) -> dict[str, dict[str, Any]]:
-    """Return {name: {"value", "stderr", "n"}} of an evaluation; stderr and n are None for a mean over tasks."""
-    metrics = evaluation.metrics
+    """Return {name: {"value", "stderr", "n"}} of an evaluation; n is None for a mean over tasks, stderr where there is
+    none."""
+    metrics, details = evaluation.metrics, evaluation.details
     single = {"core": "core", "core_partial": "core_partial", "bpb_validation": "bpb", "chatcore": "chatcore"}
+    errors = {name: details.get(name.removesuffix("_partial"), {}).get("stderr") for name in single if name in metrics}
     scores = {
-        label: {"value": metrics[name], "stderr": None, "n": None} for name, label in single.items() if name in metrics
+        label: {"value": metrics[name], "stderr": errors.get(name), "n": None}
+        for name, label in single.items()
+        if name in metrics
     }
-    for name, row in evaluation.details["tasks"].items():
+    for name, row in details["tasks"].items():
         scores[name] = {"value": row["accuracy"], "stderr": row["stderr"], "n": row["n"]}
     return scores
 
 
-def samples(evaluation: StageFiles) -> list[dict[str, str]]:
-    """Return what the model wrote: continuations of fixed prompts (base), or its first answers in each task (chat)."""
-    if "samples" in evaluation.details:
-        return [{"prompt": row["prompt"], "answer": row["text"]} for row in evaluation.details["samples"]]
-    shown = []
-    for task in evaluation.details["tasks"]:
-        path = evaluation.outcome.folder / "records" / f"{task}.jsonl"
-        with open(path, encoding="utf-8") as file:
-            records = [json.loads(line) for _, line in zip(range(RECORDS_SHOWN), file, strict=False)]
-        for record in records:
-            verdict = "right" if record["correct"] else "wrong"
-            prompt = f"{task}, question {record['index']}: {verdict}, expected {record['expected']}"
-            shown.append({"prompt": prompt, "answer": str(record["completion"])})
-    return shown
+def samples(evaluation: Evaluation) -> list[dict[str, str]]:
+    """Return what the model wrote: continuations of fixed prompts, and its first answers in each task."""
+    fixed = [{"prompt": row["prompt"], "answer": row["text"]} for row in evaluation.scores.get("samples", ())]
+    return fixed + [
+        {"prompt": asked(task, row), "answer": row["completion"]}
+        for task, rows in evaluation.answers.items()
+        for row in rows[:ANSWERS_SHOWN]
+        if row["completion"]
+    ]
+
+
+def asked(task: str, row: Mapping[str, Any]) -> str:
+    verdict = "right" if row["correct"] else "wrong"
+    return f"{task}, question {row['index']}: {verdict}, expected {row['expected']}"
 
 
 def code_size() -> dict[str, dict[str, int]]:

@@ -1,125 +1,48 @@
-"""report.json -> report.md and report.html: the same sections, in the same words.
-
-A section is a heading with key/value facts, a table, plots and samples, each of them optional; the two templates in
-`report_templates/` only lay them out. The HTML page carries its style and its plots and asks no server for anything.
-"""
+"""report.json -> the sections of report.md and report.html, in order, and the pages themselves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from flows.report_evaluation.answers import Evaluation
+from flows.report_evaluation.examples import PAGE, PAGE_CHARACTERS, REPORT_CHARACTERS, Examples, pack_examples
+from flows.report_evaluation.plots import EvaluationPlot, evaluation_svg
+from flows.report_evaluation.sections import MODEL_TITLES, evaluation_plots, evaluation_sections
+from flows.report_layout import Sample, Section, duration, lay_out, lay_out_page, shown
 from flows.report_plots import Plot, svg
 from flows.report_tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
 
-MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "rl": "RL"}
 TRAINING_TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "rl": "RL"}
-SCORE_TITLES = {
-    "core": "CORE",
-    "core_partial": "CORE, only the tasks above",
-    "bpb": "Validation bpb",
-    "chatcore": "ChatCORE",
-}
-NOTHING = "–"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What a model said to a prompt."""
-
-    prompt: str
-    answer: str
-
-
-class Picture(Protocol):
-    """What a page needs to know of a plot beside its SVG."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Section:
-    """One heading of the report and what stands below it; every cell is text, ready to show. Remarks are sentences."""
-
-    title: str
-    note: str = ""
-    remarks: Sequence[str] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    plots: Sequence[Picture] = ()
-    samples: Sequence[Sample] = ()
-
-
-def render(report: Mapping[str, Any], plots: Sequence[Plot]) -> dict[str, str]:
+def render(report: Mapping[str, Any], plots: Sequence[Plot], evaluations: Sequence[Evaluation]) -> dict[str, str]:
     """Return the text of every file beside report.json, by relative path."""
     pictures = {plot.name: svg(plot) for plot in plots}
     if comparison := report["tokenizer"].get("comparison"):
         bars = comparison_bars(comparison)
         pictures[bars.name] = bars_svg(bars)
-    return lay_out(f"nanochat: {report['run']['name']}", headlines(report), sections(report, plots), pictures)
+    scored = evaluation_plots(report["evaluations"])
+    pictures |= {plot.name: evaluation_svg(plot) for plot in scored}
+    title = f"nanochat: {report['run']['name']}"
+    examples = pack_examples(evaluations, characters=REPORT_CHARACTERS, page=PAGE)
+    troubles = [line for evaluation in evaluations for line in evaluation.troubles]
+    found = [*sections(report, plots, scored), examples_section(examples, troubles), code_section(report)]
+    pages = lay_out(title, headlines(report), [section for section in found if section.has_content], pictures)
+    if examples is None or not examples.page:
+        return pages
+    every = examples_section(pack_examples(evaluations, characters=PAGE_CHARACTERS), [])
+    context = {"title": title, "headlines": {}, "sections": [every], "pictures": {}}
+    return pages | {PAGE: lay_out_page("report.html", context)}
 
 
-def lay_out(
-    title: str, headlines: Mapping[str, str], sections: Sequence[Section], pictures: Mapping[str, str]
-) -> dict[str, str]:
-    """Return report.md, report.html and the files of the pictures, by relative path; `pictures` is {name: SVG}."""
-    environment = Environment(
-        loader=PackageLoader("flows", "report_templates"),
-        autoescape=lambda name: name is not None and name.startswith("report.html"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"cell": markdown_cell, "quoted": markdown_quote}
-    context = {"title": title, "headlines": headlines, "sections": sections, "pictures": pictures}
-    pages = {name: environment.get_template(f"{name}.j2").render(context) for name in ("report.md", "report.html")}
-    return pages | {f"plots/{name}.svg": picture for name, picture in pictures.items()}
-
-
-def shown(value: Any) -> str:
-    """Return a value as the report writes it: thousands grouped, four significant digits, a dash for nothing.
-
-    >>> shown(1_310_720), shown(0.123456), shown(5230.7), shown(4.1e19), shown(None)
-    ('1,310,720', '0.1235', '5,231', '4.1e+19', '–')
-    """
-    if value is None:
-        return NOTHING
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
-    return str(value)
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time as people say it.
-
-    >>> duration(14.2), duration(75), duration(13_860)
-    ('14 s', '1 min 15 s', '3 h 51 min')
-    """
-    if seconds is None:
-        return NOTHING
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def markdown_cell(text: str) -> str:
-    """Return text that cannot break a Markdown table."""
-    return text.replace("|", r"\|").replace("\n", " ")
-
-
-def markdown_quote(text: str) -> str:
-    """Return text as code within a quotation, so that what a model wrote is shown and never rendered."""
-    return "`" + " ".join(text.replace("`", "'").split()) + "`"
+def examples_section(examples: Examples | None, troubles: Sequence[str]) -> Section:
+    """Every answer that was kept, as a table to look through; in Markdown, where it is found."""
+    if examples is None:
+        return Section("Answers", remarks=troubles)
+    note = f"{examples.shown:,} answers, of {examples.total:,} that were given."
+    if examples.shown < examples.total:
+        note += " Of each task the first questions are shown."
+    note += " The files records/*.parquet of the evaluations, which MLflow has too, hold all of them, uncut."
+    return Section("Answers", note=note, remarks=troubles, examples=examples)
 
 
 def headlines(report: Mapping[str, Any]) -> dict[str, str]:
@@ -137,16 +60,16 @@ def headlines(report: Mapping[str, Any]) -> dict[str, str]:
     return numbers | {"Wall clock": duration(report["header"]["total_seconds"])}
 
 
-def sections(report: Mapping[str, Any], plots: Sequence[Plot]) -> list[Section]:
-    """Return the report's sections in order; one that has nothing to show is left out."""
+def sections(report: Mapping[str, Any], plots: Sequence[Plot], scored: Sequence[EvaluationPlot]) -> list[Section]:
+    """Return the report's sections in order, but for the answers and the code; `scored` are the evaluations' plots."""
     scores = report["scores"]
-    every = [
+    return [
         Section("Run", facts=_run_facts(report)),
         _stages(report),
         Section("Data", facts=_facts(report["data"])),
         _tokenizer(report["tokenizer"]),
         Section("Training curves", plots=plots),
-        _scores(report),
+        *evaluation_sections(report, scored),
         *(
             Section(f"{title} in numbers", facts=_facts(report["stages"][stage]["metrics"]))
             for stage, title in TRAINING_TITLES.items()
@@ -160,9 +83,7 @@ def sections(report: Mapping[str, Any], plots: Sequence[Plot]) -> list[Section]:
             for model in scores["models"]
             if report["samples"].get(model)
         ),
-        _code(report),
     ]
-    return [item for item in every if item.facts or item.rows or item.plots or item.samples]
 
 
 def _facts(values: Mapping[str, Any]) -> dict[str, str]:
@@ -221,34 +142,6 @@ def _tokenizer(values: Mapping[str, Any]) -> Section:
     return Section("Tokenizer", note=note, facts=_facts(facts), columns=columns, rows=rows, plots=plots)
 
 
-def _scores(report: Mapping[str, Any]) -> Section:
-    """The table of metrics: a column for each model and, where the recipe has published scores, one beside it."""
-    scores = report["scores"]
-    columns, keys = ["metric"], []
-    for model in scores["models"]:
-        columns.append(MODEL_TITLES[model])
-        keys.append(("own", model))
-        if model in scores["published"]:
-            columns.append(f"{MODEL_TITLES[model]}, published")
-            keys.append(("published", model))
-    rows = [
-        [SCORE_TITLES.get(name, name), *(_cell(scores[kind].get(model, {}).get(name)) for kind, model in keys)]
-        for name in scores["names"]
-    ]
-    note = "Accuracy ± one standard error (number of questions), unless the name says otherwise."
-    if tasks := sorted({task for names in scores["chatcore_tasks"].values() for task in names}):
-        note += f" ChatCORE is the mean over {', '.join(tasks)} of accuracy above guessing."
-    return Section("Scores", note=note, columns=columns, rows=rows)
-
-
-def _cell(score: Any) -> str:
-    if not isinstance(score, dict):
-        return shown(score)
-    if score["n"] is None:
-        return f"{score['value']:.4f}"
-    return f"{score['value']:.4f} ± {score['stderr']:.4f} ({score['n']:,})"
-
-
-def _code(report: Mapping[str, Any]) -> Section:
+def code_section(report: Mapping[str, Any]) -> Section:
     rows = [[name, shown(size["files"]), shown(size["lines"])] for name, size in report["code"].items()]
     return Section("Code size", columns=("package", "files", "lines"), rows=rows)

@@ -31,6 +31,7 @@ from nanochat_core.specs import PipelineSpec
 
 FINISH_SECONDS = 20.0
 SMALL_FILES = ("result.json", "scores.json", "spec.json")
+ANSWERS = "records/*.parquet"  # of an evaluation, a file a task
 MODELS = ("pretrain", "midtrain", "sft", "rl")  # stages whose output is registered as a model
 __all__ = ["StageTrack", "Tracker", "reconcile"]
 log = logging.getLogger("nanochat.tracking")
@@ -154,7 +155,7 @@ class StageTrack:
         """Take note of new lines. The writer reads them from the file."""
 
     def finish(self, outcome: StageOutcome) -> None:
-        """Close the run with the headline numbers, which the parent shows as well, and the small files."""
+        """Close the run with the headline numbers, which the parent shows as well, the small files, and each answer."""
         if self._record is None:
             self._record = self._find(self._own_key)
             self._record.tags = self._all_tags({"cached": "true", "made_by": outcome.git_commit or "unknown"})
@@ -203,6 +204,7 @@ class StageTrack:
         record.headlines.append(headline(outcome.metrics))
         if not outcome.is_cached:
             record.files = [outcome.folder / name for name in SMALL_FILES if (outcome.folder / name).exists()]
+            record.files += sorted(outcome.folder.glob(ANSWERS))
             record.registers_model = self._stage in MODELS and "sweep" not in self._tracker.shared_tags
         end(record, "FINISHED")
 

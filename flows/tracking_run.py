@@ -56,7 +56,7 @@ class RunWriter:
         self._once("data sets", lambda: self._log_data_sets(goal))
         self._write_points(goal)
         for file in goal.files:
-            self._once(f"file {file}", lambda file=file: self._log_file(file))  # type: ignore[misc]
+            self._once(f"file {file}", lambda file=file: self._log_file(file, goal.folder))  # type: ignore[misc]
         if goal.status == "RUNNING":
             return False
         if goal.registers_model:
@@ -126,9 +126,12 @@ class RunWriter:
     def _warn(self, what: str, error: Exception) -> None:
         log.warning("MLflow does not have the %s of %s: %s", what, self.record.name, reason(error))
 
-    def _log_file(self, file: Path) -> None:
+    def _log_file(self, file: Path, folder: Path | None) -> None:
+        """Attach a file, under the path that it has in the stage's folder."""
         if file.exists():
-            self._store.client.log_artifact(self._run_id, str(file))
+            inside = file.parent.relative_to(folder) if folder and file.is_relative_to(folder) else Path()
+            place = inside.as_posix() if inside.parts else None
+            self._store.client.log_artifact(self._run_id, str(file), place)
 
     def _log_data_sets(self, goal: RunRecord) -> None:
         if goal.folder is None or not (goal.folder / "spec.json").exists():

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from flows.report import code_size, cost, flat_scores, read_stage, report, wall_seconds
-from flows.report_pages import duration, markdown_cell, markdown_quote, shown
+from flows.report_layout import duration, markdown_cell, markdown_quote, shown
 from flows.report_plots import Plot, svg
 from flows.report_tokenizer import comparison_note
 from flows.stage import StageOutcome
 from nanochat_core.errors import ArtifactError
 from nanochat_core.recipes import recipe, resolve
 from nanochat_core.specs import LaunchSpec
+from tasks_eval.records import Record, write_records
 
 BPB = [{"step": step, "time": 100.0 + step, "attempt": 1, "val/bpb": 3.7 - step / 100} for step in (0, 100)]
 LOSS = [{"step": step, "time": 100.0 + step, "attempt": 1, "train/loss": 4.0, "val/loss": 4.0} for step in (0, 10)]
@@ -56,9 +57,9 @@ def chat_evaluation(base: Path, model: str) -> StageOutcome:
     details = {"tasks": tasks, "chatcore": {"value": 0.8, "tasks": list(tasks)}}
     outcome = outcome_of(base, f"evaluate_{model}", metrics=metrics | {"chatcore": 0.8}, details=details)
     for name in tasks:
-        record = {"index": 7, "correct": True, "expected": "84", "completion": "«12*7»‹84›84"}
+        record = Record(7, name, "What is 12*7?", "ab", "84", True, "84", completion="«12*7»‹84›84")
         (outcome.folder / "records").mkdir(exist_ok=True)
-        (outcome.folder / "records" / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+        write_records(outcome.folder / "records" / f"{name}.parquet", [record])
     return outcome
 
 
@@ -181,7 +182,7 @@ class Addresses(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.plots += tag == "svg"
-        if tag in {"script", "link", "img", "iframe", "object", "image"}:
+        if tag in {"link", "img", "iframe", "object", "image"}:
             self.fetched.append(tag)
         self.fetched += [
             f"{tag} {name}" for name, value in attrs if name.endswith(("src", "href")) and value and value[0] != "#"
@@ -193,7 +194,7 @@ def test_the_page_asks_no_server_for_anything(full_report: Path) -> None:
     page = Addresses()
     page.feed(text)
     assert page.fetched == []
-    assert page.plots == 4
+    assert page.plots == 5
     assert not re.search(r"@import|url\((?!#)", text)
 
 
@@ -207,7 +208,7 @@ def test_what_a_model_wrote_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_every_plot_that_markdown_names_is_there(full_report: Path) -> None:
     names = re.findall(r"\]\((plots/[^)]+)\)", (full_report / "report.md").read_text())
-    assert len(names) == 4
+    assert len(names) == 5
     assert all((full_report / name).read_text().startswith("<svg") for name in names)
 
 

@@ -1,0 +1,1 @@
+"""What the report says of the evaluations: scores with their intervals, how they were measured, each single answer."""

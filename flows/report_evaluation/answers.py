@@ -1,0 +1,72 @@
+"""The answers of an evaluation, from artifacts/evaluate_*/<fingerprint>/records/TASK.parquet: one row an answer.
+
+The columns that are read here are those of tasks_eval/records.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COLUMNS = (
+    "index",
+    "sample",
+    "group",
+    "prompt",
+    "prompt_sha256",
+    "options",
+    "logprobs",
+    "num_tokens",
+    "completion",
+    "answer",
+    "expected",
+    "correct",
+    "note",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's evaluation: `scores` as scores.json has them, `answers` {task: rows}, and why some cannot be read."""
+
+    model: str
+    scores: Mapping[str, Any]
+    answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    troubles: Sequence[str] = field(default=())
+
+
+def read_evaluation(model: str, scores: Mapping[str, Any], folder: Path) -> Evaluation:
+    """Read the answers of a finished evaluation from its folder.
+
+    Files that are not there (`nanochat gc` removes big ones) or cannot be read become a line in `troubles`: a report
+    without some answers is better than none.
+    """
+    answers, troubles = {}, []
+    for task in scores["tasks"]:
+        path = folder / "records" / f"{task}.parquet"
+        try:
+            answers[task] = pq.read_table(path, columns=list(COLUMNS)).to_pylist()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            reason = "is not there" if not path.exists() else f"cannot be read ({first_line(error)})"
+            troubles.append(f"{model}, {task}: {folder.name}/records/{path.name} {reason}; its answers are left out.")
+    return Evaluation(model, scores, answers, troubles)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def shares_right(answers: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], float]:
+    """Return {(number of a question, hash of its prompt): share of the answers to it that are right}.
+
+    >>> answers = [{"index": 0, "prompt_sha256": "ab", "correct": right} for right in (True, False)]
+    >>> shares_right(answers)
+    {(0, 'ab'): 0.5}
+    """
+    verdicts: dict[tuple[int, str], list[bool]] = {}
+    for row in answers:
+        verdicts.setdefault((row["index"], row["prompt_sha256"]), []).append(row["correct"])
+    return {question: sum(found) / len(found) for question, found in verdicts.items()}

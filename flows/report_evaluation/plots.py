@@ -1,0 +1,121 @@
+"""The report's pictures of evaluations: every accuracy with its interval, and accuracy over the answers drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from flows.report_plots import bare_axes, drawing
+
+COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b")  # one a model; readable on white and on near black
+GUESSING = "#8b8f98"
+INCHES_A_DOT = 0.13
+QUANTILE = 1.96  # of the normal distribution: 95 % lie within so many standard errors
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One picture: for each task a dot and an interval for each model, and a stroke where guessing would be.
+
+    `rows`: {model: {task: its entry in scores.json}}.
+    """
+
+    name: str
+    title: str
+    tasks: Sequence[str]
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """One picture: a task's accuracy over the number of answers drawn; `curves`: {model: points of scores.json}."""
+
+    name: str
+    title: str
+    curves: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+EvaluationPlot = Dots | Scaling
+
+
+def interval(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the 95 % interval of a task's accuracy: as it was measured, else from its standard error.
+
+    >>> interval({"accuracy": 0.5, "stderr": 0.1, "low": 0.31, "high": 0.68})
+    (0.31, 0.68)
+    >>> [round(end, 3) for end in interval({"accuracy": 0.9, "stderr": 0.1})]
+    [0.704, 1.0]
+    """
+    half = QUANTILE * row["stderr"]
+    return row.get("low", max(0.0, row["accuracy"] - half)), row.get("high", min(1.0, row["accuracy"] + half))
+
+
+def evaluation_svg(plot: EvaluationPlot) -> str:
+    """Return the picture as an `<svg>` element; equal plots give equal text."""
+
+    def draw(figure: Figure) -> None:
+        if isinstance(plot, Dots):
+            _draw_dots(figure, plot)
+        else:
+            _draw_scaling(figure, plot)
+
+    return drawing(plot.name, draw)
+
+
+def _draw_dots(figure: Figure, plot: Dots) -> None:
+    count = len(plot.rows)
+    lines = [(task, place) for place, task in enumerate(plot.tasks)]
+    figure.set_size_inches(5, max(2.0, 0.9 + len(lines) * (0.12 + INCHES_A_DOT * count)))
+    axes = bare_axes(figure, x_label="accuracy", y_label="")
+    guessing = {
+        place: rows[task].get("baseline") for task, place in lines for rows in plot.rows.values() if task in rows
+    }
+    known = {place: value for place, value in guessing.items() if value}
+    if known:
+        lowest, highest = [place - 0.4 for place in known], [place + 0.4 for place in known]
+        axes.vlines(list(known.values()), lowest, highest, color=GUESSING, linewidth=1.2, label="guessing")
+    for number, (color, (model, rows)) in enumerate(zip(COLORS, plot.rows.items(), strict=False)):
+        found = [
+            (place + (number - (count - 1) / 2) * 0.7 / count, rows[task]) for task, place in lines if task in rows
+        ]
+        values = [row["accuracy"] for _, row in found]
+        ends = [interval(row) for _, row in found]
+        errors = [
+            [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
+        ]
+        style: dict[str, Any] = {"fmt": "o", "color": color, "markersize": 3.5, "elinewidth": 1.2, "capsize": 2}
+        axes.errorbar(values, [y for y, _ in found], xerr=errors, label=model, **style)
+    axes.set_yticks(range(len(lines)), list(plot.tasks))
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.grid(visible=False, axis="y")
+    figure.legend(frameon=False, loc="outside upper right", ncols=5, fontsize=9)
+
+
+def _draw_scaling(figure: Figure, plot: Scaling) -> None:
+    axes = bare_axes(figure, x_label="answers drawn", y_label="share of questions")
+    axes.set_xscale("log", base=2)
+    drawn: set[int] = set()
+    for color, (model, points) in zip(COLORS, plot.curves.items(), strict=False):
+        for key, label, line in (("pass", "any is right", "-"), ("majority", "majority is right", "--")):
+            found = [point for point in points if point.get(key) is not None]
+            if found:
+                samples, values = [point["samples"] for point in found], [point[key] for point in found]
+                errors = [QUANTILE * (point.get(f"{key}_stderr") or 0.0) for point in found]
+                style: dict[str, Any] = {
+                    "marker": "o",
+                    "markersize": 3,
+                    "linewidth": 1.6,
+                    "elinewidth": 1,
+                    "capsize": 2,
+                }
+                axes.errorbar(
+                    samples, values, yerr=errors, color=color, linestyle=line, label=f"{model}: {label}", **style
+                )
+                drawn |= set(samples)
+    axes.set_xticks(sorted(drawn), [str(samples) for samples in sorted(drawn)])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
