@@ -69,7 +69,14 @@ SEEN_BY_TASKS = (
     "data.download",
     "data.shards",
 )
-SEEN_BY_TASK_ROOTS = ("inference.load", "inference.endpoint", "tokenizer", "distributed", "training.validate", "metrics")
+SEEN_BY_TASK_ROOTS = (
+    "inference.load",
+    "inference.endpoint",
+    "tokenizer",
+    "distributed",
+    "training.validate",
+    "metrics",
+)
 TASK_ROOTS = ("tasks_eval.run", "tasks_eval.build_conversations")
 
 # Inside nanochat_core, from the ground up: a module imports from its own level and from those before it.

@@ -158,7 +158,9 @@ def test_a_server_that_stays_broken_is_given_up() -> None:
     with running_stranger() as stranger:
         client = ApiClient(stranger.url, attempts=3)
         stranger.refusals = [(500, {"message": "the model is on fire"}, {"Retry-After": "0"})] * 5
-        with pytest.raises(Unreachable, match=r"with status 500: the model is on fire\. Run the same again: it goes on"):
+        with pytest.raises(
+            Unreachable, match=r"with status 500: the model is on fire\. Run the same again: it goes on"
+        ):
             client.post("chat/completions", {})
         assert len(stranger.asked) == 3
 
