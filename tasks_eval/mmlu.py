@@ -19,4 +19,13 @@ def make(data: TaskData, split: Split) -> Task:
         row = row.get("train", row)
         return choice_example(row["question"], row["choices"], LETTERS, LETTERS[row["answer"]], subject=row["subject"])
 
-    return Task("MMLU", "multiple_choice", split, len(rows), example, grading="letter", baseline=0.25)
+    return Task(
+        "MMLU",
+        "multiple_choice",
+        split,
+        len(rows),
+        example,
+        grading="letter",
+        baseline=1 / len(LETTERS),
+        group_field="subject",
+    )

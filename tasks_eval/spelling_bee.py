@@ -1,56 +1,61 @@
 """SimpleSpelling and SpellingBee: spelling an English word, and counting one of its letters step by step.
 
-Both are generated from the word list. Words of testing are never trained on (`splits.split_words`).
+Both are generated from the word list, and asked for in several languages (`spelling_phrasings.py`). Words of testing
+are never trained on, in neither task (`splits.split_words`).
 """
 
 import random
+from collections.abc import Callable
 
 from nanochat_core.inference.interface import Conversation, Part
 from tasks_eval.hub import TaskData
+from tasks_eval.spelling_phrasings import counting_question, draw_language, spelling_question
 from tasks_eval.splits import split_words
 from tasks_eval.task import Split, Task
 
-VERSION = 1
+VERSION = 2  # questions in several languages
 SHARE_INSIDE = 0.9  # of the questions ask for a letter that the word has
-ASKING = (
-    "How many {letter} are in {word}",
-    "How many {letter} are there in {word}",
-    "How many {letter} does {word} have",
-    "How many {letter} can you find in the word {word}",
-    "How often does {letter} occur in {word}",
-    "How many times does {letter} appear in {word}",
-    "Count the {letter} in {word}",
-    "Count how often {letter} is in the word {word}",
-    "Tell me the number of {letter} in {word}",
-    "What is the number of {letter} in {word}",
-    "In {word}, how many {letter} are there",
-    "Look at {word} and count the letter {letter}",
-)
-QUOTES = ("", "'", '"')
-ENDINGS = ("", "?", "?", ".")
+PLAIN_QUESTION = "Spell the word: {word}"
+PLAIN_SHARE = 0.5  # of the spelling questions, in these words; the others are phrased freely
 
 
 def make_simple(data: TaskData, split: Split) -> Task:
-    words = split_words(data, split)
-
-    def example(index: int) -> Conversation:
-        word = words[index]
-        messages = [
-            {"role": "user", "content": f"Spell the word: {word}"},
-            {"role": "assistant", "content": spelled(word)},
-        ]
-        return {"messages": messages, "answer": word}
-
-    return Task("SimpleSpelling", "generative", split, len(words), example, grading="spelled_word", version=VERSION)
+    return _make("SimpleSpelling", data, split, example=simple_example, grading="spelled_word")
 
 
 def make_bee(data: TaskData, split: Split) -> Task:
+    return _make("SpellingBee", data, split, example=bee_example, grading="marked_number")
+
+
+def _make(
+    name: str, data: TaskData, split: Split, *, example: Callable[[str, random.Random], Conversation], grading: str
+) -> Task:
+    """The task of one question for each word of the split."""
     words = split_words(data, split)
 
-    def example(index: int) -> Conversation:
-        return bee_example(words[index], random.Random(f"spelling bee {split} {index}"))
+    def make_example(index: int) -> Conversation:
+        return example(words[index], random.Random(f"{name} {split} {index}"))
 
-    return Task("SpellingBee", "generative", split, len(words), example, grading="marked_number", version=VERSION)
+    return Task(
+        name,
+        "generative",
+        split,
+        len(words),
+        make_example,
+        grading=grading,
+        version=VERSION,
+        group_field="language",
+    )
+
+
+def simple_example(word: str, rng: random.Random) -> Conversation:
+    """Return the question for the letters of `word`: half of the time in one form, else in a random one."""
+    language, question = "English", PLAIN_QUESTION.format(word=word)
+    if rng.random() >= PLAIN_SHARE:
+        language = draw_language(rng)
+        question = spelling_question(word, language, rng)
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": spelled(word)}]
+    return {"messages": messages, "answer": word, "language": language}
 
 
 def spelled(word: str) -> str:
@@ -65,21 +70,12 @@ def spelled(word: str) -> str:
 def bee_example(word: str, rng: random.Random) -> Conversation:
     """Return the question how often a letter is in `word`, answered by spelling, counting, and the tool."""
     letter = rng.choice(word if rng.random() < SHARE_INSIDE else "abcdefghijklmnopqrstuvwxyz")
+    language = draw_language(rng)
     messages = [
-        {"role": "user", "content": bee_question(word, letter, rng)},
+        {"role": "user", "content": counting_question(word, letter, language, rng)},
         {"role": "assistant", "content": bee_answer(word, letter)},
     ]
-    return {"messages": messages, "answer": str(word.count(letter))}
-
-
-def bee_question(word: str, letter: str, rng: random.Random) -> str:
-    """Return the question in a random phrasing, with its case, quotes, plural and ending varied."""
-    asking = rng.choice(ASKING)
-    asking = asking.lower() if rng.random() < 0.3 else asking
-    letter_quote, word_quote = rng.choice(QUOTES), rng.choice(QUOTES)
-    plural = "s" if rng.random() < 0.5 else ""
-    letter = f"{letter_quote}{letter}{letter_quote}{plural}"
-    return asking.format(letter=letter, word=f"{word_quote}{word}{word_quote}") + rng.choice(ENDINGS)
+    return {"messages": messages, "answer": str(word.count(letter)), "language": language}
 
 
 def bee_answer(word: str, letter: str) -> list[Part]:

@@ -25,7 +25,8 @@ class Task:
 
     `kind` says how it is asked: multiple_choice by the logits of the letters in the example's `letters`, generative by
     sampling. `grading` names the entry of `grading.GRADERS` that judges an answer; None: a task to train on only.
-    `baseline` is the accuracy of guessing. `version` rises when a change alters prompts or grading.
+    `baseline` is the accuracy of guessing. `version` rises when a change alters prompts or grading. `group_field` is
+    the field of an example that names its part of the task, for example MMLU's subject; None: the task is one whole.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Task:
     grading: str | None = None
     baseline: float = 0.0
     version: int = 1
+    group_field: str | None = None
 
     def __len__(self) -> int:
         return self.size

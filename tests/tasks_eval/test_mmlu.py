@@ -24,3 +24,10 @@ def test_both_layouts_of_the_real_data_give_equal_examples(hub_mirror: Path) -> 
     flat = make(flat_data, "train")
     assert len(flat) == len(nested)
     assert all(flat[index] == nested[index] for index in range(0, len(flat), 97))
+
+
+@pytest.mark.hub
+def test_the_real_test_questions_are_of_57_subjects(hub_mirror: Path) -> None:
+    task = make(mirror_task_data(hub_mirror), "test")
+    assert task.group_field == "subject"
+    assert len({task[index]["subject"] for index in range(len(task))}) == 57

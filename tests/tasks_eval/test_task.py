@@ -34,6 +34,7 @@ def test_examples_are_well_formed_and_the_same_at_each_call(name: str, data: Tas
         assert task[index] == again[index]
         messages = normalize(task[index]["messages"])
         assert messages[-1]["role"] == "assistant"
+        assert task.group_field is None or isinstance(task[index][task.group_field], str)
 
 
 @pytest.mark.parametrize("name", MADE_WITHOUT_FILES)
@@ -61,3 +62,12 @@ def test_a_task_without_grading_cannot_be_graded(name: str, data: TaskData) -> N
     task = make_task(name, data, "test")
     with pytest.raises(DataError, match=f"The task '{name}' has the grading None"):
         grade(task.meta(task[0]), "hello")
+
+
+def test_tasks_of_several_parts_name_the_field_that_tells_them(data: TaskData) -> None:
+    fields = {name: make_task(name, data, "test").group_field for name in MADE_WITHOUT_FILES}
+    assert {name: field for name, field in fields.items() if field} == {
+        "MMLU": "subject",
+        "SimpleSpelling": "language",
+        "SpellingBee": "language",
+    }
