@@ -10,7 +10,8 @@ from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Stage, StageOutcome, StageParams
-from nanochat_core import recipes
+from nanochat_core import recipes, specs
+from nanochat_core.data.own.conversation_files import state_of_conversations
 from nanochat_core.data.own.text_places import state_of
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
@@ -59,15 +60,29 @@ def task_data_inputs(spec: PipelineSpec) -> dict[str, Stage]:
     return {} if spec.task_data.source == "hub" else {"text": DOWNLOAD}
 
 
+def task_data_params(spec: PipelineSpec) -> StageParams:
+    """Conversations of the user's own that were written since are another data set."""
+    custom = spec.task_data.custom_path
+    if not custom:
+        return StageParams.of(spec.task_data, exclude=("custom_path",))
+    params = StageParams.of(spec.task_data)
+    return replace(params, output=params.output | {"custom": state_of_conversations(Path(custom).expanduser())})
+
+
 TASK_DATA = Stage(
     name="task_data",
     part="task_data",
     module="nanochat_core.data.task_data",
     version=1,
-    params=lambda spec: StageParams.of(spec.task_data),
+    params=task_data_params,
     inputs=task_data_inputs,
     reads_hub=True,
 )
+
+
+def evaluators_data(spec: PipelineSpec, part: specs.Stage) -> dict[str, Stage]:
+    """Return what the evaluators of a training stage read, where it has any."""
+    return {"task_data": TASK_DATA} if getattr(spec, part).evaluators else {}
 
 
 @flow(name="download", flow_run_name=named("download"))

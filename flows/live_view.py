@@ -23,7 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.background import in_background
-from flows.progress import Speed, describe
+from flows.progress import Speed, describe, latest
 
 PERIOD_SECONDS = 5.0
 TABLE_ROWS = 20
@@ -33,10 +33,13 @@ COLUMNS = {  # of the table: metric -> heading
     "train/loss": "training loss",
     "val/loss": "validation loss",
     "val/bpb": "validation bpb",
+    "eval/core": "CORE",
+    "eval/core_partial": "CORE, in part",
+    "eval/chatcore": "ChatCORE",
     "rl/reward": "reward",
     "train/tokens_per_second": "tokens/s",
 }
-VALIDATIONS = {"val/loss", "val/bpb"}
+VALIDATIONS = {"val/loss", "val/bpb", "eval/core", "eval/core_partial", "eval/chatcore"}
 
 
 class LiveView:
@@ -67,7 +70,7 @@ class LiveView:
     def update(self, lines: list[dict[str, Any]]) -> None:
         """Take in new lines of metrics.jsonl; shown every PERIOD_SECONDS, and while the server is slow, less often."""
         for line in lines:
-            self._latest |= line
+            self._latest = latest(self._latest, line)
             self._speed.add(line)
         self._lines = thinned([*self._lines, *lines])
         if time.monotonic() - self._shown_at > PERIOD_SECONDS and not self._is_writing:

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.download import TASK_DATA
+from flows.download import TASK_DATA, evaluators_data
 from flows.earlier_model import EARLIER_OF, ChatPart
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
@@ -37,7 +37,7 @@ def conversations_for(part: specs.Stage) -> Stage:
         name=f"conversations_{part}",
         part=part,
         module="tasks_eval.build_conversations",
-        version=1,
+        version=2,  # spelling is asked for in several languages
         params=lambda spec: StageParams.of(chat_part(spec, part).conversations),
         inputs=lambda spec: {"tokenizer": TOKENIZER, "task_data": TASK_DATA},
     )
@@ -51,6 +51,7 @@ MIDTRAIN = Stage(
     version=2,  # longer rows extend the model's context
     params=lambda spec: StageParams.of(chat_part(spec, "midtrain"), exclude=NO_PARAMS),
     inputs=lambda spec: chat_inputs(spec, "midtrain", CONVERSATIONS, PRETRAIN),
+    measured_on=lambda spec: evaluators_data(spec, "midtrain"),
     uses_torchrun=True,
 )
 

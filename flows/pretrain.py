@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.download import DOWNLOAD
+from flows.download import DOWNLOAD, evaluators_data
 from flows.earlier_model import EARLIER_OF
 from flows.pipeline_run import make_stages
 from flows.run_names import named
@@ -36,6 +36,7 @@ PRETRAIN = Stage(
     version=2,  # rows come in another order
     params=lambda spec: StageParams.of(spec.pretrain, exclude=["start_from"]),  # an input instead
     inputs=pretrain_inputs,
+    measured_on=lambda spec: evaluators_data(spec, "pretrain"),
     uses_torchrun=True,
     shard_tasks=tokenise_shards,
 )

@@ -41,6 +41,8 @@ class Speed:
         self._window: deque[dict[str, Any]] = deque(maxlen=WINDOW)
 
     def add(self, line: dict[str, Any]) -> None:
+        if line.get("evaluating"):  # training stands still
+            return self._window.clear()
         if self._window and line.get("attempt") != self._window[-1].get("attempt"):
             self._window.clear()
         self._window.append(line)
@@ -53,9 +55,18 @@ class Speed:
         return float(known[-1][name] - known[0][name]) / float(known[-1]["time"] - known[0]["time"])
 
 
+def latest(known: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a stage after one more line; what it was evaluating is over with the next line.
+
+    >>> latest({"step": 5, "evaluating": "core: 64 of 11,000"}, {"step": 6})
+    {'step': 6}
+    """
+    return {name: value for name, value in known.items() if name != "evaluating"} | line
+
+
 def describe(latest: dict[str, Any], speed: Speed) -> str:
     """Return "loss 4.31 · 8,012 tok/s · 1:20 left", as far as it is known."""
-    facts = [str(latest["progress"])] if "progress" in latest else []
+    facts = [str(latest[name]) for name in ("progress", "evaluating") if name in latest]
     for name in LOSSES:
         if name in latest:
             facts.append(f"{name.split('/')[-1]} {latest[name]:.4g}")
@@ -100,7 +111,7 @@ class StageProgress:
     def update(self, lines: list[dict[str, Any]]) -> None:
         """Take in new lines of metrics.jsonl."""
         for line in lines:
-            self._latest |= line
+            self._latest = latest(self._latest, line)
             self._speed.add(line)
         facts, now = describe(self._latest, self._speed), time.monotonic()
         if self._bar:

@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.download import evaluators_data
 from flows.midtrain import NO_PARAMS, chat_inputs, chat_part, conversations_for
 from flows.pipeline_run import make_stages
 from flows.run_names import named
@@ -18,6 +19,7 @@ RL = Stage(
     version=1,
     params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=NO_PARAMS),
     inputs=lambda spec: chat_inputs(spec, "rl", CONVERSATIONS, SFT),
+    measured_on=lambda spec: evaluators_data(spec, "rl"),
     uses_torchrun=True,
 )
 

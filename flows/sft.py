@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.download import evaluators_data
 from flows.midtrain import MIDTRAIN, NO_PARAMS, chat_inputs, chat_part, conversations_for
 from flows.pipeline_run import make_stages
 from flows.pretrain import PRETRAIN
@@ -24,6 +25,7 @@ SFT = Stage(
     version=2,  # longer rows extend the model's context
     params=lambda spec: StageParams.of(chat_part(spec, "sft"), exclude=NO_PARAMS),
     inputs=sft_inputs,
+    measured_on=lambda spec: evaluators_data(spec, "sft"),
     uses_torchrun=True,
 )
 

@@ -67,6 +67,7 @@ class Stage:
     version: int
     params: Callable[[PipelineSpec], StageParams]
     inputs: Callable[[PipelineSpec], dict[str, "Stage"]] = lambda spec: {}
+    measured_on: Callable[[PipelineSpec], dict[str, "Stage"]] = lambda spec: {}  # inputs that change no output
     uses_torchrun: bool = False
     reads_hub: bool = False
     shard_tasks: "ShardWork | None" = None
@@ -127,7 +128,8 @@ class Observer(Protocol):
 class Job:
     """One stage with all that it is made from. `has_run` tells whether a process was started for it.
 
-    Pruned outputs count as done, unless it `needs_files`.
+    What it is only `measured_on` is no part of its fingerprint, nor of the inputs in its manifest. Pruned outputs count
+    as done, unless it `needs_files`.
     """
 
     stage: Stage
@@ -138,6 +140,7 @@ class Job:
     forced_by: str | None = None  # the flow run that wants it made again although it is done
     needs_files: bool = False
     has_run: bool = False
+    measured_on: Mapping[str, StageOutcome] = field(default_factory=dict)
 
     @cached_property
     def params(self) -> StageParams:
@@ -158,12 +161,13 @@ class Job:
     @property
     def request(self) -> StageRequest:
         root = paths.artifacts_dir(self.base)
+        folders = {**self.inputs, **self.measured_on}
         return StageRequest(
             stage=self.stage.name,
             version=self.stage.version,
             fingerprint=self.fingerprint,
             params=self.params.full,
-            inputs={name: outcome.folder.relative_to(root).as_posix() for name, outcome in self.inputs.items()},
+            inputs={name: outcome.folder.relative_to(root).as_posix() for name, outcome in folders.items()},
             input_digests=self.input_digests,
         )
 

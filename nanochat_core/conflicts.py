@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
+from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.model.accounting import SMEAR_CHANNELS
 from nanochat_core.specs import (
     ConversationsSpec,
@@ -40,6 +41,7 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
     "Spelling": "words",
     "SpellingBee": "words",
 }
+CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # as in tasks_eval/evaluators.py
 UNGRADED = ("CustomJSON", "Greetings", "SmolTalk")
 UNTRAINABLE = ("HumanEval",)  # they have a test split only
 CORE_LABELS = (  # of the bundle that `core_bundle_url` names by default
@@ -62,6 +64,7 @@ def conflicts(spec: PipelineSpec) -> list[str]:
         *_batches(spec, ranks),
         *_chat_parts(spec),
         *_evaluation(spec.evaluate, spec),
+        *_evaluators(spec),
         *spec.launch.conflicts(),
         *_arithmetic(spec),
     ]
@@ -205,7 +208,7 @@ def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) ->
 
 def _missing_data(name: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterator[str]:
     """Say which tasks have no data: without the Hub there is a word list and nothing else."""
-    there = data.datasets if data.source == "hub" else ("words",)
+    there = (*(data.datasets if data.source == "hub" else ("words",)), *(["custom"] if data.custom_path else []))
     for task in dict.fromkeys(tasks):
         needed = TASK_DATASETS.get(task)
         if needed and needed not in there:
@@ -213,7 +216,7 @@ def _missing_data(name: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterat
                 f"add {needed!r} to task_data.datasets" if data.source == "hub" else "set task_data.source to 'hub'"
             )
             if needed == "custom":
-                remedy = "no stage provides that yet"
+                remedy = "set task_data.custom_path to your JSONL file"
             yield f"{name}: {task} needs the data set {needed!r}; {remedy}, or take the task out"
 
 
@@ -270,6 +273,31 @@ def _answers(name: str, tokens: int, model_len: int) -> Iterator[str]:
         )
 
 
+def _evaluators(spec: PipelineSpec) -> Iterator[str]:
+    """Say what the evaluators of the training stages cannot measure; what users registered is for themselves to say."""
+    for field, evaluators in _evaluators_of(spec).items():
+        names = [evaluator.name for evaluator in evaluators]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f"{field}: {', '.join(twice)} is there more than once; their curves have one name"
+        for evaluator in evaluators:
+            if evaluator.name == "core":
+                yield from _core_bundle(field, evaluator.tasks or (), spec.task_data)
+            if evaluator.name == "chatcore":
+                tasks = evaluator.tasks or CHEAP_TASKS
+                if ungraded := sorted(set(tasks) & set(UNGRADED)):
+                    yield f"{field}: chatcore cannot grade {', '.join(ungraded)}; take it out"
+                yield from _missing_data(f"{field}: chatcore", tasks, spec.task_data)
+                yield from _answers(
+                    f"{field}: max_new_tokens", evaluator.max_new_tokens, spec.pretrain.model.sequence_len
+                )
+
+
+def _evaluators_of(spec: PipelineSpec) -> dict[str, tuple[EvaluatorSpec, ...]]:
+    """Return {field: evaluators} of each training stage of the pipeline."""
+    parts = {name: getattr(spec, name) for name in ("pretrain", "midtrain", "sft", "rl")}
+    return {f"{name}.evaluators": part.evaluators for name, part in parts.items() if part is not None}
+
+
 def _evaluation(part: EvaluateSpec, spec: PipelineSpec, *, of_core: bool = True) -> Iterator[str]:
     tasks, data = part.chat_tasks, spec.task_data
     if not tasks:
@@ -291,13 +319,18 @@ def _core(part: EvaluateSpec, data: TaskDataSpec) -> Iterator[str]:
         return
     if not part.core_examples:
         yield "evaluate.core_tasks: core_examples is 0, so none of them is measured; raise it, or leave this empty"
+    yield from _core_bundle("evaluate.core_tasks", part.core_tasks, data)
+
+
+def _core_bundle(field: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterator[str]:
+    """Say what is missing for these CORE tasks (none named: for all)."""
     if data.source != "hub" or "core" not in data.datasets:
-        yield "evaluate.core_tasks: the CORE bundle is not fetched; add 'core' to task_data.datasets (source hub)"
+        yield f"{field}: the CORE bundle is not fetched; add 'core' to task_data.datasets (source hub)"
     if data.core_bundle_url == TaskDataSpec.model_fields["core_bundle_url"].default:
         labels = CORE_LABELS.split()
-        for label in part.core_tasks:
+        for label in tasks:
             if label not in labels:
-                yield f"evaluate.core_tasks: the CORE bundle has no task {label!r}{did_you_mean(label, labels)}"
+                yield f"{field}: the CORE bundle has no task {label!r}{did_you_mean(label, labels)}"
 
 
 def _arithmetic(spec: PipelineSpec) -> Iterator[str]:
@@ -313,6 +346,13 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
             named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
     for field, tasks in named.items():
         yield from _unknown(field, tasks)
+    for field, evaluators in _evaluators_of(spec).items():
+        known = entry_points(group="nanochat.evaluators").names
+        for evaluator in evaluators:
+            if evaluator.name not in known:
+                yield f"{field}: unknown evaluator {evaluator.name!r}{did_you_mean(evaluator.name, known)}"
+            if evaluator.name == "chatcore":
+                yield from _unknown(f"{field}: chatcore", evaluator.tasks or ())
     rewards = entry_points(group="nanochat.rewards").names
     if spec.rl is not None and spec.rl.reward not in rewards:
         yield f"rl.reward: unknown reward {spec.rl.reward!r}{did_you_mean(spec.rl.reward, rewards)}"
@@ -329,6 +369,9 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
     path = spec.download.path
     if spec.download.source == "path" and path and not Path(path).expanduser().is_dir():
         yield f"download.path: there is no folder {path!r} on this machine"
+    custom = spec.task_data.custom_path
+    if custom and not Path(custom).expanduser().exists():
+        yield f"task_data.custom_path: there is no {custom!r} on this machine"
 
 
 def _shard_workers(launch: LaunchSpec) -> Iterator[str]:

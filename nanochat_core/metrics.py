@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+OF_A_LINE = ("step", "time", "attempt", "evaluating")  # not of its step
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics file in order of step, the last writing of each step, merged over equal attempts.
@@ -40,6 +42,7 @@ class MetricsWriter:
     """Appends to `metrics.jsonl`; the attempt is one more than the file's last."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.attempt = max((line.get("attempt", 0) for line in _whole_lines(path)), default=0) + 1
         is_torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the stage runs
@@ -49,6 +52,17 @@ class MetricsWriter:
     def begin_attempt(self) -> None:
         """Count the lines from here on as another attempt: steps that are there already are written again."""
         self.attempt += 1
+
+    def carry_over(self, step: int) -> dict[str, Any]:
+        """Write again, as this attempt's, what earlier ones measured at `step`, and return that.
+
+        For readers keep of a step only what the last attempt wrote, and this one may have more to say of it.
+        """
+        line = next((line for line in read_metrics(self._path) if line["step"] == step), {})
+        values = {name: value for name, value in line.items() if name not in OF_A_LINE}
+        if values:
+            self.write(step, **values)
+        return values
 
     def write(self, step: int, **values: Any) -> None:
         """Append one line: the step, seconds since the epoch, the attempt, and `values` (None is left out)."""

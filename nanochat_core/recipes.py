@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nanochat_core.conflicts import conflicts, obstacles
 from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.gpus import default_precision, find_gpu
 from nanochat_core.hardware import visible_gpus
 from nanochat_core.model.accounting import derive_shape
@@ -33,6 +34,8 @@ FINEWEB = "karpathy/fineweb-edu-100b-shuffle"
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 ALL_TASK_DATA: tuple[TaskDataset, ...] = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
 SHORT_VOCAB = 1 << 16  # as in tokenizer/bpe.py: ids below it take two bytes
+CORE_WHILE_TRAINING = (EvaluatorSpec(name="core", every=2000, examples=500),)
+CHAT_WHILE_TRAINING = (EvaluatorSpec(name="chatcore", every=200, tasks=("MMLU", "ARC-Easy"), examples=1024),)
 CHAT_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee")
 
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
@@ -90,16 +93,18 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
         download=DownloadSpec(dataset=FINEWEB, train_shards=train_shards),
         task_data=TaskDataSpec(datasets=ALL_TASK_DATA),
         tokenizer=TokenizerSpec(vocab_size=65_536),
-        pretrain=PretrainSpec(model=ModelSpec(depth=depth), precision="bf16"),
+        pretrain=PretrainSpec(model=ModelSpec(depth=depth), precision="bf16", evaluators=CORE_WHILE_TRAINING),
         midtrain=FinetuneSpec(
             conversations=ConversationsSpec(mixture=midtrain_mixture, validation_rows=10_000),  # several batches
             mask="none",
             batching="stream",
             batch_rows=256,
+            evaluators=CHAT_WHILE_TRAINING,
         ),
         sft=FinetuneSpec(
             conversations=ConversationsSpec(mixture=sft_mixture),
             optimizer=OptimizerSpec(lr_scale=0.02, warmdown_ratio=1.0),
+            evaluators=CHAT_WHILE_TRAINING,
         ),
         rl=_rl(),
         evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS),
@@ -149,11 +154,13 @@ def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, with
             ),
             tokens_per_parameter=ratio,
             validation_tokens=80 * 524_288,
+            evaluators=CORE_WHILE_TRAINING,
         ),
         sft=FinetuneSpec(
             conversations=ConversationsSpec(mixture=mixture, validation_rows=2048),
             optimizer=OptimizerSpec(embedding_lr=0.3, head_lr=0.008, lr_scale=0.8, warmdown_ratio=0.5, grad_clip=None),
             batch_rows=512,
+            evaluators=CHAT_WHILE_TRAINING,
         ),
         rl=_rl() if with_rl else None,
         evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS[:5], bpb_tokens=80 * 524_288),

@@ -1,5 +1,6 @@
 """The demo recipe: every stage, real and small, in minutes on two CPU cores, by default without a network."""
 
+from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.specs import (
     ConversationsSpec,
     DataSource,
@@ -45,6 +46,7 @@ def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
             validation_every=100,
             validation_tokens=65_536,
             sample_every=250,
+            evaluators=(EvaluatorSpec(name="core", every=250, examples=4),) if is_hub else (),
             runtime=PretrainRuntime(**dict(RUNTIME)),
         ),
         midtrain=_hub_midtrain() if is_hub else _local_midtrain(),
@@ -63,8 +65,18 @@ def _local_midtrain() -> FinetuneSpec:
         batch_rows=16,
         steps=280,
         validation_every=140,
+        evaluators=(_local_chatcore(every=140),),
         runtime=RUNTIME,
     )
+
+
+def _local_chatcore(every: int) -> EvaluatorSpec:
+    tasks = ("Arithmetic", "Spelling", "Facts")
+    return EvaluatorSpec(name="chatcore", every=every, tasks=tasks, examples=64, max_new_tokens=64)
+
+
+def _hub_chatcore(every: int) -> EvaluatorSpec:
+    return EvaluatorSpec(name="chatcore", every=every, examples=32)
 
 
 def _local_sft() -> FinetuneSpec:
@@ -74,6 +86,7 @@ def _local_sft() -> FinetuneSpec:
         batch_rows=32,
         steps=120,
         validation_every=60,
+        evaluators=(_local_chatcore(every=60),),
         runtime=RUNTIME,
     )
 
@@ -111,6 +124,7 @@ def _hub_midtrain() -> FinetuneSpec:
         batch_rows=8,
         steps=300,
         validation_every=100,
+        evaluators=(_hub_chatcore(every=100),),
         runtime=RUNTIME,
     )
 
@@ -124,6 +138,7 @@ def _hub_sft() -> FinetuneSpec:
         batch_rows=16,
         steps=150,
         validation_every=75,
+        evaluators=(_hub_chatcore(every=75),),
         runtime=RUNTIME,
     )
 

@@ -111,6 +111,7 @@ def _member(sweep: SweepSpec, depth: int, budget: float | None) -> Member:
         "tokens_per_parameter": ratio,
         "total_batch_tokens": batch,
         "steps": round(tokens / batch),
+        "evaluators": base.pretrain.evaluators if sweep.with_core else (),
     }
     pretrain = base.pretrain.model_copy(update=changes)
     spec = recipes.resolve(base.model_copy(update={"pretrain": pretrain, "midtrain": None, "rl": None}))

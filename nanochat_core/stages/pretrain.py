@@ -34,6 +34,7 @@ from nanochat_core.specs import PACKING, ModelSpec, PretrainSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.bigram import MAX_VOCAB_SIZE, bigram_bits_per_byte
 from nanochat_core.training.compile_cache import use_compile_cache
+from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.feed import Feed
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.run import TrainingRun, final_outputs, log_choices, micro_rows, series, train
@@ -111,6 +112,7 @@ def _make_run(
         validate_every=spec.validation_every,
         sample=lambda step: _write_samples(folder, state, world, tokenizer, step),
         sample_every=spec.sample_every,
+        evaluations=Evaluations.of(folder, spec.evaluators, model, tokenizer, world),
         rollback=spec.rollback,
     )
 

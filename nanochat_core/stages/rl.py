@@ -18,6 +18,7 @@ from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import RLSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.finetune import meta_of_stage, rendered
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reinforce_steps
@@ -44,7 +45,6 @@ def reinforce(folder: StageFolder) -> None:
             meta,
         )
         lines = train(run)
-        _examine(folder, spec, world, sampler, held_out, AFTER)
         if world.is_main:
             _write_result(folder, run, lines)
 
@@ -71,10 +71,10 @@ def _make_run(
 ) -> TrainingRun:
     def validate() -> dict[str, float]:
         if state.step == 0:
-            return {"rl/held_out_reward": _examine(folder, spec, world, sampler, held_out, BEFORE)}
+            return curves(_examine(folder, spec, world, sampler, held_out, BEFORE))
         if state.step == steps:
             return {}  # examined once, after the last checkpoint
-        return {"rl/held_out_reward": _mean(_answer_held_out(spec, world, sampler, held_out))}
+        return curves(_answer_held_out(spec, world, sampler, held_out))
 
     steps = spec.steps or state.loader.steps_per_epoch
     own_meta = meta_of_stage(folder, meta)
@@ -89,6 +89,8 @@ def _make_run(
         meta=own_meta,
         validate=validate,
         validate_every=spec.eval_every,
+        evaluations=Evaluations.of(folder, spec.evaluators, state.model, sampler.tokenizer, world),
+        measure_last=lambda: curves(_examine(folder, spec, world, sampler, held_out, AFTER)),
         steps=reinforce_steps(sampler, spec, rows),
     )
 
@@ -116,16 +118,57 @@ def _mean(records: list[dict[str, Any]]) -> float:
     return sum(sum(record["rewards"]) / len(record["rewards"]) for record in records) / len(records)
 
 
+def curves(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean reward of the held-out questions and, where a reward says right or wrong, their pass@k.
+
+    >>> curves([{"rewards": [1.0, 0.0, 0.0, 0.0]}, {"rewards": [0.0, 0.0, 0.0, 0.0]}])
+    {'rl/held_out_reward': 0.125, 'rl/pass_at_1': 0.125, 'rl/pass_at_2': 0.25, 'rl/pass_at_4': 0.5}
+    """
+    values = {"rl/held_out_reward": _mean(records)}
+    if any(reward not in (0, 1) for record in records for reward in record["rewards"]):
+        return values
+    samples = len(records[0]["rewards"])
+    for k in counts_up_to(samples):
+        passed = sum(pass_at_k(samples, int(sum(record["rewards"])), k) for record in records)
+        values[f"rl/pass_at_{k}"] = passed / len(records)
+    return values
+
+
+def _passed(records: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """Return the largest pass@k of the records, by its name; nothing where the reward is another kind of number."""
+    return [item for item in curves(records).items() if "pass_at" in item[0]][-1:]
+
+
+def counts_up_to(samples: int) -> list[int]:
+    """Return the k of a pass@k curve: 1, 2, 4, … and the number of samples.
+
+    >>> counts_up_to(6), counts_up_to(8)
+    ([1, 2, 4, 6], [1, 2, 4, 8])
+    """
+    return sorted({*(2**power for power in range(samples.bit_length())), samples})
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Return the chance that one of k answers, drawn from the samples, is correct: 1 - C(n-c, k) / C(n, k).
+
+    An unbiased estimate for any n >= k (Chen et al. 2021, arXiv:2107.03374).
+
+    >>> pass_at_k(4, 1, 2), pass_at_k(4, 3, 2), pass_at_k(4, 0, 4)
+    (0.5, 1.0, 0.0)
+    """
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
 def _examine(
     folder: StageFolder, spec: RLSpec, world: World, sampler: Sampler, held_out: list[Question], name: str
-) -> float:
-    """Answer the held-out questions, keep a record of each answer, and return the mean reward."""
+) -> list[dict[str, Any]]:
+    """Answer the held-out questions, keep a record of each answer in the file `name`, and return the records."""
     records = _answer_held_out(spec, world, sampler, held_out)
     if world.is_main:
         (folder.path / "records").mkdir(exist_ok=True)
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_bytes(folder.path / name, text.encode())
-    return _mean(records)
+    return records
 
 
 def paired_gain(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> tuple[float, float, float]:
@@ -156,6 +199,8 @@ def _write_result(folder: StageFolder, run: TrainingRun, lines: list[dict[str, f
             "reward_gain_low": low,
             "reward_gain_high": high,
             "held_out_questions": len(after),
+            **{f"{name.removeprefix('rl/')}_before": value for name, value in _passed(before)},
+            **{f"{name.removeprefix('rl/')}_after": value for name, value in _passed(after)},
             "train_reward_last": series(lines, "rl/reward")[-1][1],
             "steps": run.settings.steps,
             "tokens": run.state.tokens,

@@ -15,6 +15,7 @@ from nanochat_core.model.precision import prepare_training
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import ConversationsSpec, FinetuneSpec, MixtureItem, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
+from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.loop import LoopSettings, TrainState, micro_batches
 from nanochat_core.training.run import TrainingRun, final_outputs, log_choices, micro_rows, series, train
 from nanochat_core.training.validate import held_out_losses
@@ -93,6 +94,7 @@ def _make_run(
         meta=own_meta,
         validate=validate,
         validate_every=spec.validation_every,
+        evaluations=Evaluations.of(folder, spec.evaluators, model, tokenizer, world),
     )
     return run, loader
 

@@ -55,12 +55,12 @@ class Sampler:
     """Asks the present model questions, as the spec says, and has the answers rewarded."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec) -> None:
-        self._engine, self._tokenizer, self._spec = engine, tokenizer, spec
+        self._engine, self.tokenizer, self._spec = engine, tokenizer, spec
         self._reward = load_reward(spec.reward)
 
     def answer(self, questions: Sequence[Question], seeds: Sequence[int], num_samples: int) -> list[Answered]:
         """Return each question with `num_samples` rewarded completions. Equal weights and seeds give equal answers."""
-        spec, prompts = self._spec, [render_prompt(self._tokenizer, question) for question in questions]
+        spec, prompts = self._spec, [render_prompt(self.tokenizer, question) for question in questions]
         requests = [
             Prompt(
                 ids=ids,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from nanochat_core.errors import CheckpointError, NonFiniteLoss, Preempted
 from nanochat_core.metrics import MetricsWriter, read_metrics
 from nanochat_core.model.accounting import flops_per_token
 from nanochat_core.specs import ModelSpec, TrainingRuntime
+from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, training_steps
 from nanochat_core.training.micro_batch import rows_at_a_time
 
@@ -42,6 +44,8 @@ class TrainingRun:
     validate_every: int
     sample: Callable[[int], None] | None = None
     sample_every: int = 1
+    evaluations: Evaluations | None = None
+    measure_last: Callable[[], dict[str, float]] = dict  # at the last step, once its checkpoint is there
     rollback: int = 0  # times that a batch whose loss is no number may be left out
     steps: Callable[[TrainState, World, LoopSettings, Callable[[], bool]], Iterator[StepInfo]] = training_steps
 
@@ -88,7 +92,7 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     run.state.before_update = run.saver.hold_updates
     with contextlib.ExitStack() as open_files:
         writer = open_files.enter_context(contextlib.closing(MetricsWriter(metrics))) if run.world.is_main else None
-        _begin(run, writer)
+        _begin(run, writer, stop)
         while run.state.step < run.settings.steps:
             try:
                 _train_on(run, writer, stop)
@@ -99,19 +103,25 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
                 _go_back(run, writer, error)
         save(run)
         run.saver.finish()
+        _finish(run, writer, stop)
     return read_metrics(metrics) if run.world.is_main else []
 
 
-def _begin(run: TrainingRun, writer: MetricsWriter | None) -> None:
+def _begin(run: TrainingRun, writer: MetricsWriter | None, stop: StopSignal) -> None:
     """Continue from the newest checkpoint, or measure where the run starts from."""
     if restore(run):
         print(f"continuing from step {run.state.step} of {run.settings.steps}", flush=True)
+        line = writer.carry_over(run.state.step) if writer else {}
+        if run.evaluations:
+            run.evaluations.resume(run.state.step, line)
     elif run.state.step == 0:
         _validate(run, writer)
     if run.sample and run.state.step == 0:
         run.sample(0)
     if run.rollback and run.state.step == 0:
         save(run)  # to go back to
+    if run.state.step < run.settings.steps:
+        _evaluate(run, writer, stop)
 
 
 def _train_on(run: TrainingRun, writer: MetricsWriter | None, stop: StopSignal) -> None:
@@ -120,9 +130,40 @@ def _train_on(run: TrainingRun, writer: MetricsWriter | None, stop: StopSignal) 
         run.saver.poll()
         _after_step(run, writer, info)
         if info.should_stop:
-            save(run)
-            run.saver.finish()
-            raise Preempted(f"Stopped at step {info.step} of {run.settings.steps} after saving; run again to continue.")
+            _stop(run)
+        if info.step < run.settings.steps:
+            _evaluate(run, writer, stop)
+
+
+def _stop(run: TrainingRun) -> NoReturn:
+    """Save, and raise Preempted."""
+    save(run)
+    run.saver.finish()
+    raise Preempted(f"Stopped at step {run.state.step} of {run.settings.steps} after saving; run again to continue.")
+
+
+def _finish(run: TrainingRun, writer: MetricsWriter | None, stop: StopSignal) -> None:
+    """Measure the finished model; its checkpoint is there, so that a kill costs no step."""
+    _evaluate(run, writer, stop)
+    if values := run.measure_last():
+        _write(run, writer, values)
+
+
+def _evaluate(run: TrainingRun, writer: MetricsWriter | None, stop: StopSignal) -> None:
+    """Measure what is due at this step; raises Preempted, after saving, where a SIGTERM comes meanwhile."""
+    if run.evaluations is None:
+        return
+    step = run.state.step
+
+    def note(text: str) -> None:
+        if writer:
+            writer.write(step, **_progress(run), evaluating=text)
+
+    for spec in run.evaluations.due(step, run.settings.steps):
+        values = run.evaluations.measure(spec, stop=stop, note=note)
+        if values is None:
+            _stop(run)
+        _write(run, writer, values)
 
 
 def _go_back(run: TrainingRun, writer: MetricsWriter | None, error: NonFiniteLoss) -> None:
@@ -171,6 +212,11 @@ def _validate(run: TrainingRun, writer: MetricsWriter | None) -> None:
     run.state.model.eval()
     values = run.validate()
     run.state.model.train()
+    _write(run, writer, values)
+
+
+def _write(run: TrainingRun, writer: MetricsWriter | None, values: dict[str, float]) -> None:
+    """Write down what was measured at this step, and print it."""
     if writer:
         writer.write(run.state.step, **_progress(run), **values)
         facts = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -11,6 +11,7 @@ from nanochat_core.errors import DataError, SpecError
 from nanochat_core.inference import engine
 from nanochat_core.recipes import RECIPES, derive, recipe
 from nanochat_core.specs import PipelineSpec, with_changes
+from tasks_eval.evaluators import CHEAP_TASKS
 from tasks_eval.hub import TaskData
 from tasks_eval.task import make_task, task_names
 
@@ -109,6 +110,28 @@ ALONE: list[tuple[dict[str, Any], str]] = [
         "launch.shard_workers: leave it empty, the cluster of launch.dask_address has workers of its own",
     ),
     ({"evaluate.num_samples": 2}, "evaluate.num_samples: 2 answers at temperature 0 are all the same"),
+    ({"sft.evaluators": [{"name": "cor"}]}, "sft.evaluators: unknown evaluator 'cor' (did you mean 'core'?)"),
+    (
+        {"sft.evaluators": [{"name": "chatcore", "tasks": ["Facts"]}] * 2},
+        "sft.evaluators: chatcore is there more than once",
+    ),
+    ({"pretrain.evaluators": [{"name": "core"}]}, "pretrain.evaluators: the CORE bundle is not fetched; add 'core'"),
+    (
+        {"rl.evaluators": [{"name": "chatcore", "tasks": ["Facts", "MMLU"]}]},
+        "rl.evaluators: chatcore: MMLU needs the data set 'mmlu'; set task_data.source to 'hub'",
+    ),
+    (
+        {"rl.evaluators": [{"name": "chatcore", "tasks": ["Facts", "Greetings"]}]},
+        "rl.evaluators: chatcore cannot grade Greetings; take it out",
+    ),
+    (
+        {"rl.evaluators": [{"name": "chatcore", "tasks": ["Fact"]}]},
+        "rl.evaluators: chatcore: unknown task 'Fact' (did you mean 'Facts'?)",
+    ),
+    (
+        {"sft.evaluators": [{"name": "chatcore", "tasks": ["Facts"], "max_new_tokens": 600}]},
+        "sft.evaluators: max_new_tokens: 600 tokens leave no room",
+    ),
     ({"rl.reward": "anser"}, "rl.reward: unknown reward 'anser' (did you mean 'answer'?)"),
     ({"launch.nnodes": 2}, "launch.nnodes: 2 machines need launch.mode 'multinode'"),
     ({"launch.device": "cuda"}, "launch.device: no CUDA device is visible on this machine"),
@@ -137,12 +160,17 @@ def test_of_core_everything_that_is_wrong_is_said() -> None:
     assert conflicts.conflicts(derive(with_changes(recipe("demo", data="hub"), other))) == []
 
 
+def test_the_evaluators_have_the_tasks_that_chatcore_asks_where_none_is_named() -> None:
+    assert conflicts.CHEAP_TASKS == CHEAP_TASKS
+
+
 def test_a_data_set_that_is_not_fetched_is_missed_by_each_task_that_reads_it() -> None:
     spec = derive(with_changes(recipe("demo", data="hub"), {"task_data.datasets": ["smoltalk", "mmlu", "arc"]}))
     found = conflicts.conflicts(spec)
     assert {problem.split(":")[0] for problem in found} == {
         *(f"{part}.conversations.mixture" for part in ("midtrain", "sft", "rl")),
         "evaluate.chat_tasks",
+        "pretrain.evaluators",
     }
     assert "midtrain.conversations.mixture: GSM8K needs the data set 'gsm8k'; add 'gsm8k'" in "\n".join(found)
 

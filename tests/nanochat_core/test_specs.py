@@ -23,7 +23,7 @@ def test_fields_that_change_how_it_runs_stay_out_of_the_output_params_and_all_ot
     spec = recipes.recipe("demo")
     for part in (spec.download, spec.pretrain, spec.sft, spec.rl, spec.evaluate, spec.tokenizer):
         assert set(part.output_params()) == set(type(part).model_fields) - runtime_names(type(part))
-    assert runtime_names(specs.PretrainSpec) == {"runtime"}
+    assert runtime_names(specs.PretrainSpec) == {"evaluators", "runtime"}
     assert runtime_names(specs.TrainingRuntime) == set(specs.TrainingRuntime.model_fields)
     assert runtime_names(specs.LaunchSpec) == set(specs.LaunchSpec.model_fields)
 
@@ -45,6 +45,7 @@ CHOICES: dict[str, Any] = {
     "core_tasks": [("x",)],
     "datasets": [("mmlu",)],
     "device": ["cpu"],
+    "evaluators": [({"name": "core", "every": 7},)],
     "force": [("sft",)],
     "mask": ("none", "assistant"),
     "mode": ("local", "multinode"),
