@@ -111,7 +111,8 @@ class PipelineRun:
     def outcome(self, stage: Stage) -> StageOutcome:
         """Return the finished stage, making it and its inputs where they are not there yet."""
         if stage.name not in self.outcomes:
-            inputs, measured_on = self._make_inputs(stage), {}
+            inputs = self._make_inputs(stage)
+            measured_on: dict[str, StageOutcome] = {}
             if not self._is_done(stage, inputs):
                 inputs = {name: self._whole(source) for name, source in stage.inputs(self.spec).items()}
                 measured_on = self._measured_on(stage)
