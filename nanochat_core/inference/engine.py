@@ -232,13 +232,11 @@ class Engine:
 
     def _score(self, hidden: Tensor, places: Sequence[tuple[Row, int, int]]) -> None:
         """Find the log-probabilities of ids of prompts: (row, position of the id, place of the state before it)."""
-        logits = capped(self.runner.raw_logits(hidden[[place for _, _, place in places]]))
-        targets = torch.tensor([row.ids[position] for row, position, _ in places], device=logits.device)
-        scored = scored_tokens(logits, targets, max(row.sampling.prompt_logprobs or 0 for row, _, _ in places))
-        is_best = (logits.argmax(dim=-1) == targets).tolist()
-        for (row, _, _), token, is_likeliest in zip(places, scored, is_best, strict=True):
+        raw = self.runner.raw_logits(hidden[[place for _, _, place in places]])
+        targets = torch.tensor([row.ids[position] for row, position, _ in places], device=raw.device)
+        scored = scored_tokens(capped(raw), targets, max(row.sampling.prompt_logprobs or 0 for row, _, _ in places))
+        for (row, _, _), token in zip(places, scored, strict=True):
             row.scores.append(token.with_top(row.sampling.prompt_logprobs or 0))
-            row.is_greedy = row.is_greedy and is_likeliest
 
     def _choose(self, hidden: Tensor, places: Sequence[tuple[Row, int]]) -> list[Event]:
         """Choose the next token of the rows whose last id is computed, from the states at these places."""
@@ -265,9 +263,6 @@ class Engine:
 
     def _draw(self, logits: Tensor, rows: Sequence[Row]) -> list[ScoredToken]:
         """Choose a token for each row of the logits (B, V); with its log-probability where that is asked for."""
-        for row, own in zip(rows, logits, strict=True):
-            if row.wants_logits:
-                row.logits = own.clone()
         asking = [place for place, row in enumerate(rows) if row.sampling.logprobs is not None]
         before = logits[asking] if asking else None  # penalties change the others in place
         chosen = choose(logits, [row.draw() for row in rows])
@@ -320,27 +315,13 @@ class Engine:
     def score(self, requests: Sequence[tuple[Sequence[int], int]]) -> Iterator[tuple[int, Tensor, bool]]:
         """Yield (index, log-probabilities of ids[start:], whether each was the arg-max) for each (ids, start)."""
         self.prepare(max((len(ids) for ids, _ in requests), default=1))
-        rows = [self._submit_scoring(ids) for ids, _ in requests]
-        for row, (_, start) in zip(rows, requests, strict=True):
-            row.score_from = start
-        self._finish(rows)
-        for index, row in enumerate(rows):
-            yield index, torch.tensor([token.logprob for token in row.scores]), row.is_greedy
+        return self.runner.scorer(self.limits.kv_tokens).scores(requests)
 
     def next_token_logits(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
         """Yield (index, logits (V,)) of the token after each prompt."""
         cut = [list(ids)[-self.max_length :] for ids in prompts]
         self.prepare(max(map(len, cut), default=1))
-        rows = [self._submit_scoring(ids) for ids in cut]
-        for row in rows:
-            row.wants_logits = True
-        self._finish(rows)
-        for index, row in enumerate(rows):
-            assert row.logits is not None
-            yield index, row.logits
-
-    def _submit_scoring(self, ids: Sequence[int]) -> Row:
-        return self.submit(Request(tuple(ids), Sampling(max_new_tokens=0)))[0]
+        return self.runner.scorer(self.limits.kv_tokens).next_logits(cut)
 
     def _finish(self, rows: Sequence[Row]) -> None:
         """Step until all rows are done; raises what ended one of them."""
@@ -376,8 +357,9 @@ def wanted_positions(works: Sequence[Work]) -> Iterator[tuple[Row, int]]:
 
 def scored_tokens(logits: Tensor, targets: Tensor, alternatives: int) -> list[ScoredToken]:
     """Return the ids `targets` (B,) with their log-probabilities and the likeliest alternatives, from logits (B, V)."""
-    logprobs = torch.log_softmax(logits, dim=-1)
-    own = logprobs.gather(1, targets[:, None])[:, 0].tolist()
-    values, ids = logprobs.topk(min(alternatives, logits.size(-1)), dim=-1)
+    own_logits = logits.gather(1, targets[:, None])
+    values, ids = logits.topk(min(alternatives, logits.size(-1)), dim=-1)
+    total = logits.exp().sum(dim=-1, keepdim=True).log()  # capped at 15: exp needs no maximum taken away first
+    own, values = (own_logits - total)[:, 0].tolist(), values - total
     tops = [tuple(zip(row_ids, row, strict=True)) for row_ids, row in zip(ids.tolist(), values.tolist(), strict=True)]
     return [ScoredToken(token, value, top) for token, value, top in zip(targets.tolist(), own, tops, strict=True)]

@@ -33,12 +33,25 @@ class Segment:
 
 
 @dataclass
+class Ending:
+    """What goes through the last layer: of tokens whose states nobody asks for it needs the keys and values only.
+
+    kept: those tokens (M,). segments: who of them attends to what. wanted: the kept ones whose states are asked for,
+    None for all.
+    """
+
+    kept: Tensor
+    segments: Sequence[Segment]
+    wanted: Tensor | None = None
+
+
+@dataclass
 class Batch:
     """New tokens.
 
     ids: (N,). places: where their keys go (N·K,). turns: their rotations (N, 1, D/2). segments: who attends to what.
     first: the place of each row's first new token (R,), None where each token is a row. before: the id in front of that
-    token (R,). known: 1 where there is one, else 0 (R, 1). wanted: the tokens whose states are asked for, None for all.
+    token (R,). known: 1 where there is one, else 0 (R, 1). ending: None where all states are asked for.
     """
 
     ids: Tensor
@@ -48,7 +61,7 @@ class Batch:
     first: Tensor | None
     before: Tensor
     known: Tensor
-    wanted: Tensor | None = None
+    ending: Ending | None = None
 
 
 def forward(weights: InferenceWeights, memory: KVMemory, batch: Batch) -> Tensor:
@@ -57,15 +70,22 @@ def forward(weights: InferenceWeights, memory: KVMemory, batch: Batch) -> Tensor
     if weights.smear_gate is not None:
         x = _smeared(weights, weights.smear_gate, batch, x)
     start, middle = x, x
+    ending, last = batch.ending, len(weights.layers) - 1
     for number, layer in enumerate(weights.layers):
         if layer.scale != 1.0 or layer.input_scale != 0.0:
             x = torch.add(layer.scale * x, start, alpha=layer.input_scale)
-        x = x + _attention(weights, memory, batch, number, rms_norm(x))
+        here = ending if number == last else None
+        attended = _attention(weights, memory, batch, number, rms_norm(x), here)
+        if here is not None:
+            if not here.segments:
+                return attended  # nobody asks for anything
+            x, middle = x[here.kept], middle[here.kept]
+        x = x + attended
         x = x + layer.down(layer.up(rms_norm(x)).relu_().square_())
         if number == len(weights.layers) // 2:
             middle = x
-    if batch.wanted is not None:
-        x, middle = x[batch.wanted], middle[batch.wanted]
+    if ending is not None and ending.wanted is not None:
+        x, middle = x[ending.wanted], middle[ending.wanted]
     if weights.backout_scale != 0.0:
         x = torch.sub(x, middle, alpha=weights.backout_scale)
     return rms_norm(x)
@@ -85,8 +105,10 @@ def _smeared(weights: InferenceWeights, smear_gate: Tensor, batch: Batch, x: Ten
     return torch.addcmul(x, gate, before)
 
 
-def _attention(weights: InferenceWeights, memory: KVMemory, batch: Batch, number: int, x: Tensor) -> Tensor:
-    """Return what attention adds to the stream (N, C) for the normalised stream x (N, C)."""
+def _attention(
+    weights: InferenceWeights, memory: KVMemory, batch: Batch, number: int, x: Tensor, ending: Ending | None
+) -> Tensor:
+    """Return what attention adds to the stream for the normalised stream x (N, C): (N, C), of an ending (M, C)."""
     layer, kv_heads, head_size = weights.layers[number], memory.shape.heads, memory.shape.head_size
     qkv = layer.qkv(x).view(x.size(0), -1, head_size)  # (N, H + 2K, D)
     rotated, heads = qkv.size(1) - kv_heads, qkv.size(1) - 2 * kv_heads
@@ -94,7 +116,12 @@ def _attention(weights: InferenceWeights, memory: KVMemory, batch: Batch, number
     qk = rms_norm(torch.view_as_real(pairs).flatten(2).to(x.dtype))
     q, k, v = qk[:, :heads], qk[:, heads:], _values(layer, batch, x, qkv[:, rotated:])
     memory.write(number, batch.places, k, v)
-    outputs = [_attend(weights, memory, number, q[segment.rows], segment) for segment in batch.segments]
+    segments = batch.segments
+    if ending is not None:
+        q, segments = q[ending.kept], ending.segments
+    outputs = [_attend(weights, memory, number, q[segment.rows], segment) for segment in segments]
+    if not outputs:
+        return x[:0]
     return layer.out(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from nanochat_core.inference.interface import Completion
 from nanochat_core.inference.requests import FinishReason, Request, ScoredToken, Update
@@ -20,8 +19,7 @@ class Row:
     """A row of the batch, or of the line before it. The keys of the first `computed` of its `ids` are in slot `slot`.
 
     score_from: the first position of the prompt whose log-probability is asked for; `scores` are those found so far.
-    wants_logits: the logits (V,) after the prompt are asked for, and go to `logits`. call: a tool call that waits for
-    its answer. finish_reason: set when it is done.
+    call: a tool call that waits for its answer. finish_reason: set when it is done.
     """
 
     def __init__(self, request: Request, sample: int, vocabulary: Vocabulary, tool: Tool | None = None) -> None:
@@ -31,9 +29,6 @@ class Row:
         self.prompt = np.array(self.ids, dtype=np.int64)
         self.score_from: int | None = None
         self.scores: list[ScoredToken] = []
-        self.is_greedy = True  # each scored token was the likeliest
-        self.wants_logits = False
-        self.logits: Tensor | None = None
         self.slot: int | None = None
         self.computed = self.cached_tokens = self.pages = 0
         self.has_begun = False  # an update of it was sent
@@ -57,7 +52,7 @@ class Row:
     @property
     def wants_next(self) -> bool:
         """Whether anything is asked for after the last id."""
-        return self.sampling.max_new_tokens > 0 or self.wants_logits
+        return self.sampling.max_new_tokens > 0
 
     @property
     def end(self) -> int:
@@ -68,7 +63,7 @@ class Row:
     def is_plainly_greedy(self) -> bool:
         """Whether the next token is the likeliest, and nothing else is to be known."""
         sampling = self.sampling
-        is_changed = self._counts is not None or sampling.logit_bias or self.wants_logits
+        is_changed = self._counts is not None or sampling.logit_bias
         return sampling.temperature == 0 and sampling.logprobs is None and not is_changed
 
     def scores_after(self, position: int) -> bool:
@@ -91,7 +86,7 @@ class Row:
 
     def restart(self) -> None:
         """Forget what was computed; what was said stays."""
-        self.computed, self.scores, self.is_greedy = 0, [], True
+        self.computed, self.scores = 0, []
 
     def draw(self) -> Draw:
         """Return what the choice of the next token depends on; each draw takes a new random number."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from nanochat_core.inference.decode_graphs import DecodeGraphs, Decoding
-from nanochat_core.inference.forward import Batch, Segment, forward
+from nanochat_core.inference.forward import Batch, Ending, Segment, forward
 from nanochat_core.inference.kv_memory import KVMemory, KVShape
+from nanochat_core.inference.scoring import CPU_BATCH_TOKENS, Scorer
 from nanochat_core.inference.weights import FewBits, convert, weights_version
 from nanochat_core.model.accounting import kv_width
 from nanochat_core.model.blocks import rope_base
@@ -44,7 +45,7 @@ class Runner:
         head_size = kv_width(spec) // spec.n_kv_head
         shape = KVShape(windows, spec.n_kv_head, head_size, capacity, self.dtype)
         self.memory = KVMemory(shape, slots, self.device)
-        self._groups, self._windows = spec.n_head // spec.n_kv_head, set(windows)
+        self._groups_of_heads, self._windows = spec.n_head // spec.n_kv_head, set(windows)
         cos, sin = rotary_tables(capacity, head_size, rope_base(spec, model.blocks_set), self.device)
         self._turns = torch.complex(cos, -sin)  # (S, D/2)
         self._graphs = DecodeGraphs(self.weights, self.memory, self._turns) if self.device.type == "cuda" else None
@@ -57,6 +58,11 @@ class Runner:
         if self._graphs is not None:
             self._graphs = DecodeGraphs(self.weights, self.memory, self._turns)
         return True
+
+    def scorer(self, batch_tokens: int) -> Scorer:
+        """Return what scores whole lists of requests with the present weights, so many tokens at once."""
+        tokens = min(batch_tokens, CPU_BATCH_TOKENS) if self.device.type == "cpu" else batch_tokens
+        return Scorer(self.weights, self._turns, self.memory.shape, self._groups_of_heads, tokens)
 
     def hidden(self, chunks: Sequence[Chunk]) -> Tensor:
         """Run the new tokens of all rows into the memory; return the normalised last states (wanted, C)."""
@@ -75,32 +81,59 @@ class Runner:
         count = firsts.pop()
         positions = self._tensor([p for chunk in chunks for p in range(chunk.start, chunk.start + len(chunk.ids))])
         slots = self._tensor([chunk.slot for chunk in chunks for _ in chunk.ids])
-        wanted = [first + place for first, chunk in zip(firsts, chunks, strict=True) for place in chunk.wanted]
+        groups = list(self._groups(chunks))
         return Batch(
             ids=self._tensor([token for chunk in chunks for token in chunk.ids]),
             places=self.memory.places(slots, positions),
             turns=self._turns[positions][:, None],
-            segments=list(self._segments(chunks)),
+            segments=list(self._segments(groups)),
             first=None if count == len(chunks) else self._tensor(firsts),
             before=self._tensor([max(0, chunk.before) for chunk in chunks]),
             known=self._tensor([[float(chunk.before >= 0)] for chunk in chunks]).to(self.dtype),
-            wanted=None if len(wanted) == count else self._tensor(wanted),
+            ending=None if sum(len(chunk.wanted) for chunk in chunks) == count else self._ending(groups),
         )
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
         return torch.tensor(values, device=self.device) if values else self._turns.new_zeros(0, dtype=torch.int64)
 
-    def _segments(self, chunks: Sequence[Chunk]) -> Iterator[Segment]:
-        """Yield what attends in one call each, in the order of the new tokens."""
-        offset, group = 0, []
+    def _groups(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+        """Yield what attends in one call each, in order: the chunk of a prompt, or rows that decode."""
+        group: list[Chunk] = []
         for chunk, following in pairwise([*chunks, None]):
             group.append(chunk)
-            if len(chunk.ids) == 1 and following is not None and self._may_join(group, following):
-                continue
-            count = sum(len(member.ids) for member in group)
-            rows = slice(offset, offset + count)
-            yield self._decoding(group, rows) if len(chunk.ids) == 1 else self._prefilling(chunk, rows)
-            offset, group = offset + count, []
+            if len(chunk.ids) > 1 or following is None or not self._may_join(group, following):
+                yield group
+                group = []
+
+    def _segments(self, groups: Sequence[list[Chunk]]) -> Iterator[Segment]:
+        """Yield the segments of all new tokens, in their order."""
+        offset = 0
+        for group in groups:
+            rows = slice(offset, offset := offset + sum(len(chunk.ids) for chunk in group))
+            chunk = group[0]
+            yield (
+                self._decoding(group, rows)
+                if len(chunk.ids) == 1
+                else self._prefilling(chunk, rows, range(len(chunk.ids)))
+            )
+
+    def _ending(self, groups: Sequence[list[Chunk]]) -> Ending:
+        """Return what goes through the last layer: rows that decode as they are, of prompts what is wanted."""
+        kept: list[int] = []
+        wanted: list[int] = []
+        segments, offset = [], 0
+        for group in groups:
+            begin, chunk = len(kept), group[0]
+            if len(chunk.ids) == 1:
+                kept += range(offset, offset + len(group))
+                wanted += [begin + place for place, member in enumerate(group) if member.wanted]
+                segments.append(self._decoding(group, slice(begin, len(kept))))
+            elif chunk.wanted:
+                kept += [offset + place for place in chunk.wanted]
+                wanted += range(begin, len(kept))
+                segments.append(self._prefilling(chunk, slice(begin, len(kept)), chunk.wanted))
+            offset += sum(len(member.ids) for member in group)
+        return Ending(self._tensor(kept), segments, None if len(wanted) == len(kept) else self._tensor(wanted))
 
     def _may_join(self, group: list[Chunk], following: Chunk) -> bool:
         """Tell whether the next row attends in the same call as the group: cheap enough, and in the next slot."""
@@ -122,15 +155,18 @@ class Runner:
             segment.masks[window] = (first, longest + 1, mask)
         return segment
 
-    def _prefilling(self, chunk: Chunk, rows: slice) -> Segment:
-        count, start, end = len(chunk.ids), chunk.start, chunk.start + len(chunk.ids)
+    def _prefilling(self, chunk: Chunk, rows: slice, asking: Sequence[int]) -> Segment:
+        """Return the segment of a prompt's chunk, or of those of its tokens that are `asking`."""
+        start, end = chunk.start, chunk.start + len(chunk.ids)
+        count = len(asking)
         segment = Segment(rows, slice(chunk.slot, chunk.slot + 1), is_causal=True)
         for window in self._windows:
             first, mask = 0 if window is None else max(0, start - window), None
-            if start > 0 or self._groups > 1 or (window is not None and window < count):
-                queries = torch.arange(start, end, device=self.device)[:, None]
+            is_square = start == 0 and count == end
+            if not is_square or self._groups_of_heads > 1 or (window is not None and window < count):
+                queries = self._tensor(asking)[:, None] + start
                 mask = additive_mask(queries, torch.arange(first, end, device=self.device), window, self.dtype)
-                mask = mask.repeat(self._groups, 1)[None, None]  # (1, 1, G·T, S)
+                mask = mask.repeat(self._groups_of_heads, 1)[None, None]  # (1, 1, G·T, S)
             segment.masks[window] = (first, end, mask)
         return segment
 
