@@ -61,12 +61,14 @@ def task_data_inputs(spec: PipelineSpec) -> dict[str, Stage]:
 
 
 def task_data_params(spec: PipelineSpec) -> StageParams:
-    """Conversations of the user's own that were written since are another data set."""
-    custom = spec.task_data.custom_path
-    if not custom:
-        return StageParams.of(spec.task_data, exclude=("custom_path",))
-    params = StageParams.of(spec.task_data)
-    return replace(params, output=params.output | {"custom": state_of_conversations(Path(custom).expanduser())})
+    """Conversations of the user's own that were written since are another data set, wherever they lie."""
+    params = StageParams.of(spec.task_data, exclude=("custom_path",))
+    if not spec.task_data.custom_path:
+        return params
+    place = Path(spec.task_data.custom_path).expanduser().absolute()
+    return StageParams(
+        params.full | {"custom_path": str(place)}, params.output | {"custom": state_of_conversations(place)}
+    )
 
 
 TASK_DATA = Stage(

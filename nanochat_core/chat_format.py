@@ -2,8 +2,12 @@
 
 A conversation is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…" | parts}, …]};
 parts is a list of {"type": "text" | "python" | "python_output", "text": "…"}. Other keys are the task's that it is of.
+
+In a file of conversations each line is one: {"messages": [...]}, or the list of messages alone.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 from nanochat_core.errors import DataError
@@ -21,6 +25,8 @@ SPECIAL_TOKENS = (
 )
 PART_TYPES = ("text", "python", "python_output")
 ORDER_KEY, IN_SEQUENCE = b"nanochat.order", b"sequence"  # metadata of a parquet file whose rows are learned in order
+
+SHOWN_PROBLEMS = 5
 
 
 def parts_of(content: Any) -> list[dict[str, str]]:
@@ -61,3 +67,54 @@ def _check_content(content: Any, index: int, role: str) -> None:
             raise DataError(
                 f"Message {index} has the part {part!r}; a part is {{type: {'|'.join(PART_TYPES)}, text: …}}."
             )
+
+
+def read_conversations(path: Path) -> list[dict[str, Any]]:
+    """Return the conversations of a JSONL file, each {"messages": [...]}; blank lines are skipped.
+
+    Raises DataError that names the file, and the line of everything that is wrong, the first few with their reasons.
+    """
+    conversations, problems = [], []
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}. Expected a JSONL file of conversations.") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                conversations.append(_conversation_of(line))
+            except DataError as error:
+                problems.append(f"{path}:{number}: {error}")
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        tail = f"; and {more:,} more bad lines, of {len(conversations) + len(problems):,}" if more > 0 else ""
+        raise DataError("; ".join(problems[:SHOWN_PROBLEMS]) + tail)
+    if not conversations:
+        raise DataError(f"{path} holds no conversations. Write one JSON object a line.")
+    return conversations
+
+
+def _conversation_of(line: bytes) -> dict[str, Any]:
+    """Return the conversation on one line, checked; raises DataError that says what is wrong with it."""
+    try:
+        value: Any = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"byte {error.start + 1} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON ({error.msg}, column {error.colno})") from None
+    except RecursionError:
+        raise DataError("not a conversation, but lists in lists without end") from None
+    messages = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise DataError(f'expected {{"messages": [{{"role": …, "content": …}}, …]}}, got {_shape_of(value)}')
+    if len(normalize(messages)) < 2:
+        raise DataError("a conversation needs a question and an answer, this one has 1 message")
+    return {"messages": messages}
+
+
+def _shape_of(value: Any) -> str:
+    """Return in a few words what was on a line instead of a conversation."""
+    if not isinstance(value, dict):
+        return repr(value)[:80]
+    hint = ' (rename: conversations to "messages", from to "role" user or assistant, value to "content")'
+    return f"an object with the fields {', '.join(value) or 'none'}"[:120] + hint * ("conversations" in value)

@@ -7,7 +7,7 @@ laptop. What only the data can tell (does the text support the vocabulary?) stay
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,15 +83,20 @@ def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
     ]
 
 
-def of_evaluation(spec: PipelineSpec, *, is_base: bool, gpus: int) -> list[str]:
-    """Return why one model cannot be evaluated, with the spec's task data, model shape, `evaluate` and `launch`."""
+def of_evaluation(spec: PipelineSpec, measures: Collection[str], *, gpus: int, knows_context: bool = True) -> list[str]:
+    """Return why one model cannot be asked this, with the spec's task data, model shape, `evaluate` and `launch`.
+
+    `measures`: core, bpb, samples, chat. `knows_context`: the shape is the model's; that of a remote one is unknown.
+    """
     part, data = spec.evaluate, spec.task_data
-    of_model = (
-        _core(part, data)
-        if is_base
-        else [*_evaluation(part, spec, of_core=False), *_unknown("evaluate.chat_tasks", part.chat_tasks)]
-    )
-    return [*of_model, *spec.launch.conflicts(), *_devices(spec.launch, gpus)]
+    problems: list[str] = []
+    if "core" in measures:
+        problems += _core(part, data)
+    if "chat" in measures:
+        problems += [*_chat_tasks(part, data), *_unknown("evaluate.chat_tasks", part.chat_tasks), *_tool(part)]
+        if knows_context:
+            problems += _answers("evaluate.max_new_tokens", part.max_new_tokens, spec.pretrain.model.sequence_len)
+    return [*problems, *spec.launch.conflicts(), *_devices(spec.launch, gpus)]
 
 
 def tasks_with_data(data: TaskDataSpec) -> tuple[str, ...]:
@@ -298,8 +303,14 @@ def _evaluators_of(spec: PipelineSpec) -> dict[str, tuple[EvaluatorSpec, ...]]:
     return {f"{name}.evaluators": part.evaluators for name, part in parts.items() if part is not None}
 
 
-def _evaluation(part: EvaluateSpec, spec: PipelineSpec, *, of_core: bool = True) -> Iterator[str]:
-    tasks, data = part.chat_tasks, spec.task_data
+def _evaluation(part: EvaluateSpec, spec: PipelineSpec) -> Iterator[str]:
+    yield from _chat_tasks(part, spec.task_data)
+    yield from _answers("evaluate.max_new_tokens", part.max_new_tokens, spec.pretrain.model.sequence_len)
+    yield from _core(part, spec.task_data)
+
+
+def _chat_tasks(part: EvaluateSpec, data: TaskDataSpec) -> Iterator[str]:
+    tasks = part.chat_tasks
     if not tasks:
         yield "evaluate.chat_tasks: there is none; name at least one task"
     if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
@@ -307,11 +318,14 @@ def _evaluation(part: EvaluateSpec, spec: PipelineSpec, *, of_core: bool = True)
     if ungraded := sorted(set(tasks) & set(UNGRADED)):
         yield f"evaluate.chat_tasks: {', '.join(ungraded)} cannot be graded; take it out"
     yield from _missing_data("evaluate.chat_tasks", tasks, data)
-    yield from _answers("evaluate.max_new_tokens", part.max_new_tokens, spec.pretrain.model.sequence_len)
     if part.num_samples > 1 and not part.temperature:
         yield f"evaluate.num_samples: {part.num_samples} answers at temperature 0 are all the same; raise temperature"
-    if of_core:
-        yield from _core(part, data)
+
+
+def _tool(part: EvaluateSpec) -> Iterator[str]:
+    known = entry_points(group="nanochat.tools").names
+    if part.tool is not None and part.tool not in known:
+        yield f"evaluate.tool: unknown tool {part.tool!r}{did_you_mean(part.tool, known)}"
 
 
 def _core(part: EvaluateSpec, data: TaskDataSpec) -> Iterator[str]:
@@ -346,6 +360,7 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
             named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
     for field, tasks in named.items():
         yield from _unknown(field, tasks)
+    yield from _tool(spec.evaluate)
     for field, evaluators in _evaluators_of(spec).items():
         known = entry_points(group="nanochat.evaluators").names
         for evaluator in evaluators:

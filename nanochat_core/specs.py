@@ -65,6 +65,12 @@ class TaskDataSpec(Spec):
         "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
         description="address of the word list, one word a line (source hub)",
     )
+    custom_path: str | None = Field(
+        None,
+        min_length=1,
+        description="JSONL file of your own conversations, for the task CustomJSON, or a folder with train.jsonl and "
+        "test.jsonl; empty: there are none",
+    )
     num_workers: int = runtime_field(4, ge=1, le=64, description="files that are fetched at a time")
 
 
@@ -231,8 +237,8 @@ class MixtureItem(Spec):
     """One task of a mixture of conversations."""
 
     task: str = Field(
-        description="name of a registered task: ARC-Easy, ARC-Challenge, GSM8K, MMLU, SimpleSpelling, SmolTalk, "
-        "SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
+        description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, GSM8K, MMLU, SimpleSpelling, "
+        "SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
     )
     rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")

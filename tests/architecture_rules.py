@@ -42,6 +42,7 @@ TORCH_FREE = (
     "optim.scaling_laws",
     "optim.isoflop",
     "data.own.bad_lines",
+    "data.own.conversation_files",
     "data.lanes",
     "data.download",
     "data.remote.hub_shards",

@@ -4,7 +4,8 @@
 input `text`. Out: data/** and index.json:
 
     {"datasets": {"gsm8k": {"train": ["data/gsm8k/main/train-….parquet"], "test": […]}, …,
-                  "core": {"root": "data/eval_bundle"}, "words": {"words": "data/words.txt"}}}
+                  "core": {"root": "data/eval_bundle"}, "words": {"words": "data/words.txt"},
+                  "custom": {"all": ["data/custom/all.jsonl"]}}}
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from typing import Any
 
 from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes, write_json
+from nanochat_core.data.own import conversation_files
 from nanochat_core.data.remote.hub import HubDataset
 from nanochat_core.data.remote.hub_store import HubFile, place
 from nanochat_core.data.remote.url_file import fetch_url
@@ -62,6 +64,9 @@ def work(folder: StageFolder) -> None:
             found = _fetch(spec, folder, metrics)
     else:
         found = {"words": words_of_text(TextShards.open(folder.input("text")), folder.path)}
+    if spec.custom_path:
+        place = Path(spec.custom_path).expanduser()
+        found[conversation_files.DATASET] = conversation_files.copy_conversations(place, folder.path)
     write_json(folder.path / INDEX_NAME, {"datasets": found})
     outputs = sorted(
         path.relative_to(folder.path).as_posix() for path in (folder.path / "data").rglob("*") if path.is_file()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.cli import build_spec
-from flows.download import DOWNLOAD
+from flows.download import DOWNLOAD, TASK_DATA
 from nanochat_core.recipes import recipe
-from nanochat_core.specs import PipelineSpec
+from nanochat_core.specs import PipelineSpec, with_changes
 
 
 def own_text(folder: Path) -> PipelineSpec:
@@ -47,3 +47,25 @@ def test_a_folder_is_meant_as_seen_from_where_the_command_was_given(
 
 def test_text_of_the_hub_depends_on_no_files_here() -> None:
     assert "files" not in DOWNLOAD.params(recipe("demo")).output
+
+
+def test_own_conversations_that_have_changed_are_another_data_set_and_none_change_nothing(tmp_path: Path) -> None:
+    plain = TASK_DATA.params(recipe("demo")).output
+    assert "custom" not in plain and "custom_path" not in plain
+    path = tmp_path / "own.jsonl"
+    spec = with_changes(recipe("demo"), {"task_data.custom_path": str(path)})
+    seen = [TASK_DATA.params(spec).output]
+    for text in ("[]", "[] "):
+        path.write_text(text)
+        seen.append(TASK_DATA.params(spec).output)
+        assert seen[-1] == TASK_DATA.params(spec).output
+    assert len({str(output) for output in seen}) == 3
+    assert TASK_DATA.params(spec).full["custom_path"] == str(path)
+
+
+def test_own_conversations_are_meant_as_seen_from_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = with_changes(recipe("demo"), {"task_data.custom_path": "own.jsonl"})
+    assert TASK_DATA.params(spec).full["custom_path"] == str(tmp_path / "own.jsonl")

@@ -88,6 +88,11 @@ ALONE: list[tuple[dict[str, Any], str]] = [
         {"sft.conversations": {**MIXTURE, "mixture": [{"task": "Facts", "weight": 2}], "weighted_rows": 9}},
         "sft.batch_rows: the mixture has 9 rows, less than one step of 32",
     ),
+    (
+        {"sft.conversations": {**MIXTURE, "mixture": [{"task": "CustomJSON"}]}},
+        "sft.conversations.mixture: CustomJSON needs the data set 'custom'; set task_data.custom_path to your JSONL",
+    ),
+    ({"task_data.custom_path": "/nowhere"}, "task_data.custom_path: there is no '/nowhere' on this machine"),
     ({"sft.batch_tokens": 4096}, "sft.batch_tokens: the batching is 'padded'; set it to 'bucketed'"),
     (
         {"sft.batching": "bucketed", "sft.batch_tokens": 100, "sft.sequence_len": 256},
@@ -173,6 +178,12 @@ def test_a_data_set_that_is_not_fetched_is_missed_by_each_task_that_reads_it() -
         "pretrain.evaluators",
     }
     assert "midtrain.conversations.mixture: GSM8K needs the data set 'gsm8k'; add 'gsm8k'" in "\n".join(found)
+
+
+def test_with_conversations_of_the_users_own_the_task_that_reads_them_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").touch()
+    own = {"task_data.custom_path": str(tmp_path / "own.jsonl")}
+    assert problems(own | {"sft.conversations.mixture": [{"task": "CustomJSON", "epochs": 2}]}) == []
 
 
 def test_ranks_are_counted_over_gpus_and_machines() -> None:

@@ -43,6 +43,7 @@ CHOICES: dict[str, Any] = {
     "batching": ("stream", "padded"),
     "chat_tasks": [("x",)],
     "core_tasks": [("x",)],
+    "custom_path": ["other"],
     "datasets": [("mmlu",)],
     "device": ["cpu"],
     "evaluators": [({"name": "core", "every": 7},)],

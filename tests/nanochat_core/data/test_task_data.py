@@ -14,6 +14,8 @@ from nanochat_core.data import task_data
 from nanochat_core.data.shards import TextShards, write_shard
 from nanochat_core.data.task_data import copy_words, unpack_bundle, words_of_text
 from nanochat_core.errors import DataError
+from tasks_eval.hub import TaskData
+from tasks_eval.task import make_task
 from tests.hub_server import HubServer
 
 ALL = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
@@ -53,6 +55,16 @@ def test_every_data_set_is_fetched_and_indexed(hub_server: HubServer, tmp_path: 
     check_everything_is_there(folder)
     assert (folder / "data/words.txt").read_text().splitlines()[0].isalpha()  # without \r
     assert len(list((tmp_path / "downloads").glob("*.json"))) == 2
+
+
+def test_the_users_conversations_are_a_data_set_that_the_task_reads(hub_server: HubServer, tmp_path: Path) -> None:
+    turns = [[{"role": "user", "content": f"Is it {n}?"}, {"role": "assistant", "content": "Yes."}] for n in range(30)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"messages": turn}) + "\n" for turn in turns))
+    folder = run_stage(tmp_path, hub_server, source="hub", datasets=[], custom_path=str(tmp_path / "own.jsonl"))
+    assert index_of(folder) == {"custom": {"all": ["data/custom/all.jsonl"]}}
+    tasks = [make_task("CustomJSON", TaskData.open(folder), split) for split in ("train", "test")]
+    found = [task[index]["messages"] for task in tasks for index in range(len(task))]
+    assert sorted(map(str, found)) == sorted(map(str, turns)) and all(map(len, tasks))
 
 
 @pytest.mark.hub
