@@ -7,7 +7,6 @@ Both ask what the evaluation of the finished model asks first: the same examples
 Their metrics are TASK/accuracy and TASK/stderr, and the mean of the centred accuracies with its standard error.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from nanochat_core.errors import SpecError
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.inference.interface import TextModel
 from tasks_eval.chat import Sampling, score_examples
-from tasks_eval.core.bundle import CoreTask, read_bundle
-from tasks_eval.core.score import ALL_TASKS, choose_tasks, score_items
+from tasks_eval.core.bundle import LABELS, CoreTask, read_bundle
+from tasks_eval.core.score import choose_tasks, score_items
 from tasks_eval.hub import TaskData
-from tasks_eval.scores import centered, standard_error
+from tasks_eval.scores import centered, mean_centered, standard_error
 from tasks_eval.task import Task, make_task
 
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # of ChatCORE, those that need one forward pass a question
@@ -72,12 +71,12 @@ class CoreEvaluator:
         answers: list[Answer] = []
         for (label, task), count in zip(self.tasks.items(), self.counts, strict=True):
             records = score_items(model, task, task.items(), share(count), report=report)
-            answers += ({"task": label, "correct": record["correct"]} for record in records)
+            answers += ({"task": label, "correct": record.correct} for record in records)
         return answers
 
     def score(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Return the metrics: `core` where all 22 tasks were measured, else `core_partial`."""
-        name = "core" if len(self.tasks) == ALL_TASKS else "core_partial"
+        name = "core" if self.tasks.keys() >= set(LABELS) else "core_partial"
         return metrics_of(name, answers, {label: task.baseline for label, task in self.tasks.items()})
 
 
@@ -98,7 +97,7 @@ class ChatEvaluator:
         answers: list[Answer] = []
         for (name, task), count in zip(self.tasks.items(), self.counts, strict=True):
             records = score_examples(model, task, share(count), self.sampling, report=report)
-            answers += ({"task": name, "correct": record["correct"]} for record in records)
+            answers += ({"task": name, "correct": record.correct} for record in records)
         return answers
 
     def score(self, answers: Sequence[Answer]) -> dict[str, float]:
@@ -109,18 +108,16 @@ class ChatEvaluator:
 def metrics_of(name: str, answers: Sequence[Answer], baselines: Mapping[str, float]) -> dict[str, float]:
     """Return TASK/accuracy and TASK/stderr of each task, and under `name` the mean of the centred accuracies.
 
-    The standard error of that mean is that of independent tasks.
-
     >>> answers = [{"task": "piqa", "correct": correct} for correct in (True, True, True, False)]
     >>> metrics_of("core_partial", answers, {"piqa": 0.5})
     {'piqa/accuracy': 0.75, 'piqa/stderr': 0.25, 'core_partial': 0.5, 'core_partial_stderr': 0.5}
     """
     metrics: dict[str, float] = {}
-    means, errors = [], []
+    rows = {}
     for task, baseline in baselines.items():
         values = [float(answer["correct"]) for answer in answers if answer["task"] == task]
         accuracy, stderr = sum(values) / len(values), standard_error(values)
         metrics |= {f"{task}/accuracy": accuracy, f"{task}/stderr": stderr}
-        means.append(centered(accuracy, baseline))
-        errors.append(stderr / (1 - baseline))
-    return metrics | {name: sum(means) / len(means), f"{name}_stderr": math.hypot(*errors) / len(errors)}
+        rows[task] = {"centered": centered(accuracy, baseline), "stderr": stderr, "baseline": baseline}
+    value, error = mean_centered(rows)
+    return metrics | {name: value, f"{name}_stderr": error}

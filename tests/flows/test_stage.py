@@ -1,11 +1,12 @@
 """What is fingerprinted of a stage, and what is left in its folder before it runs again."""
 
 from pathlib import Path
+from typing import Any
 
 from flows.evaluate import BASE, CHAT, evaluations
 from flows.pretrain import PRETRAIN
 from flows.sft import SFT
-from flows.stage import StageParams, drop_output
+from flows.stage import Job, StageOutcome, StageParams, drop_output
 from nanochat_core.recipes import recipe, resolve
 from nanochat_core.specs import with_changes
 
@@ -15,6 +16,33 @@ def test_runtime_fields_reach_the_stage_but_not_the_fingerprint() -> None:
     assert params.full["runtime"]["stall_minutes"] == 10
     assert "runtime" not in params.output
     assert params.output["model"]["depth"] == params.full["model"]["depth"] == 4
+
+
+def test_what_a_stage_is_measured_on_reaches_it_but_not_the_fingerprint(tmp_path: Path) -> None:
+    spec = resolve(recipe("demo"))
+    plain = with_changes(spec, {"sft.evaluators": []})
+    assert SFT.params(spec).output == SFT.params(plain).output
+    assert SFT.params(spec).full["evaluators"][0]["name"] == "chatcore"
+    assert list(SFT.measured_on(spec)) == ["task_data"] and SFT.measured_on(plain) == {}
+    assert PRETRAIN.measured_on(spec) == {}
+    sources = {name: outcome_in(tmp_path / "artifacts" / name / "x") for name in ("model", "task_data")}
+    inputs = {"model": sources.pop("model")}
+    jobs = [Job(SFT, spec, tmp_path, inputs, FakeObserver(), measured_on=data) for data in ({}, sources)]
+    assert jobs[0].fingerprint == jobs[1].fingerprint
+    assert jobs[1].request.inputs == {"model": "model/x", "task_data": "task_data/x"}
+    assert jobs[1].request.input_digests == jobs[0].request.input_digests == {"model": "d"}
+
+
+class FakeObserver:
+    def started(self) -> None:
+        pass
+
+    def measured(self, lines: list[dict[str, Any]]) -> None:
+        pass
+
+
+def outcome_in(folder: Path) -> StageOutcome:
+    return StageOutcome(folder.parent.name, folder, "d", is_cached=True, seconds=0.0, git_commit=None)
 
 
 def test_an_evaluation_depends_only_on_the_fields_that_it_uses() -> None:

@@ -15,11 +15,15 @@ SHARED = {
     *("progress/tokens", "progress/flops", "progress/seconds"),
 }
 HELD_OUT = {"val/loss", "val/bpb"}
+WHILE_TRAINING = {
+    *("eval/chatcore", "eval/chatcore_stderr", "eval/chatcore_seconds"),
+    *(f"eval/{task}/{number}" for task in ("Arithmetic", "Facts") for number in ("accuracy", "stderr")),
+}
 TRAINING = {
     "pretrain": HELD_OUT,
-    "midtrain": HELD_OUT,
-    "sft": HELD_OUT,
-    "rl": {"rl/reward", "rl/tokens_per_sample", "rl/held_out_reward"},
+    "midtrain": HELD_OUT | WHILE_TRAINING,
+    "sft": HELD_OUT | WHILE_TRAINING,
+    "rl": {"rl/reward", "rl/tokens_per_sample", "rl/held_out_reward", "rl/pass_at_1"},
 }
 
 
@@ -35,6 +39,9 @@ def test_the_real_pipeline_runs_and_its_second_run_is_cached(
         if outcome.stage in TRAINING:
             names = {point.key for point in PointReader(outcome.folder / "metrics.jsonl").new_points()}
             assert names == SHARED | TRAINING[outcome.stage], outcome.stage
+    assert {f"{stage}_chatcore" for stage in ("midtrain", "sft")} <= {
+        path.stem for path in (first.report / "plots").iterdir()
+    }
     monkeypatch.setattr(launch.subprocess, "Popen", None)  # nothing may be started any more
     second = pipeline(tiny())
     assert {outcome.state for outcome in second.outcomes} == {"Cached"}

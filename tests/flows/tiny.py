@@ -28,6 +28,12 @@ CHANGES = {
     "evaluate.chat_examples": 2,
     "evaluate.max_new_tokens": 4,
 }
+EVALUATORS = {
+    f"{stage}.evaluators": [
+        {"name": "chatcore", "every": 2, "tasks": ["Arithmetic", "Facts"], "examples": 2, "max_new_tokens": 4}
+    ]
+    for stage in ("midtrain", "sft")
+}
 ROWS = {
     f"{stage}.conversations": {
         "mixture": [{"task": "Arithmetic", "rows": 40}, {"task": "Spelling", "rows": 40}],
@@ -39,4 +45,4 @@ ROWS = {
 
 def tiny() -> PipelineSpec:
     """Return a pipeline of every stage that takes seconds."""
-    return with_changes(recipe("demo"), CHANGES | ROWS)
+    return with_changes(recipe("demo"), CHANGES | EVALUATORS | ROWS)
