@@ -1,33 +1,45 @@
-"""Run a Python program in the sandbox: bounded time, memory, files and output, no network where the kernel allows.
-
-The program runs in a session of its own, which is killed as a whole at the end, whatever happened. This is a seat belt
-for code that a model wrote, not a wall against an attacker: files can be read, and root may start processes that leave
-the session.
-"""
+"""Start a sandboxed process, read what it prints within its limits, and end it with all that it started."""
 
 import contextlib
-import functools
 import json
 import os
-import select
+import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from nanochat_core.errors import NanochatError
+from tasks_eval.sandbox.inside.namespaces import WORK
+from tasks_eval.sandbox.inside.readable import DEVICES, readable_paths
+from tasks_eval.sandbox.inside.request import BUBBLEWRAP, Request
 
-JAIL = Path(__file__).with_name("jail.py")
+ROOT = Path(__file__).parents[2]
+BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from tasks_eval.sandbox.inside.start import main; main()"
 PROGRAM_BYTES = 1 << 20  # a longer program is not run
+STATUS_BYTES = 1 << 12
+CHUNK = 1 << 14
+
+Status = Literal["exited", "timeout", "too much output", "too long to run"]
+
+
+class SandboxBroken(NanochatError):
+    """A level that this machine does not grant, or not now. `reason` is what its process said."""
+
+    def __init__(self, level: str, reason: str) -> None:
+        super().__init__(f"The sandbox {level!r} could not be built: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use."""
+    """What a program may use. file_bytes: all files together; where it has no file system of its own, none."""
 
     cpu_seconds: int = 5
     memory_bytes: int = 512 << 20
@@ -36,77 +48,148 @@ class Limits:
     output_bytes: int = 64 << 10
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a program ended; `output` is the beginning of its stdout and stderr, `level` the isolation it had."""
 
-    status: Literal["exited", "timeout", "too much output", "too long to run"]
+    status: Status
     returncode: int | None
     output: str
     level: str
 
 
-def run_program(program: str, limits: Limits = Limits()) -> Outcome:
-    """Run `program` and return how it ended. Never raises for what the program does."""
-    source = program.encode("utf-8", errors="replace")
-    if len(source) > PROGRAM_BYTES:
-        return Outcome("too long to run", None, "", "")
-    with tempfile.TemporaryDirectory(prefix="nanochat-sandbox-") as folder:
-        (Path(folder) / "program.py").write_bytes(source)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-S", "-X", "utf8", str(JAIL), json.dumps(asdict(limits))],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={"PATH": os.defpath, "PYTHONHASHSEED": "0"},  # sets in the same order in each run
-            start_new_session=True,
-        )
+class Jailed:
+    """A process behind the walls of a level. As a context manager: at its end nothing of it is left."""
+
+    def __init__(self, role: str, level: str, limits: Limits, options: dict[str, Any], pipes: Sequence[int]) -> None:
+        self.level, self.limits, self.output = level, limits, b""
+        self._folder = tempfile.TemporaryDirectory(prefix="nanochat-sandbox-", ignore_cleanup_errors=True)
+        self._status, status = os.pipe()
+        bounds = asdict(limits)
+        del bounds["wall_seconds"]
+        parent = 0 if level == BUBBLEWRAP else os.getpid()
+        request = Request(role, level, parent, status, self._folder.name, **bounds, pipes=pipes, options=options)
         try:
-            status, output = _read_output(process, limits)
+            with tempfile.TemporaryFile() as file:
+                file.write(json.dumps(request._asdict()).encode())
+                file.seek(0)
+                self.process = subprocess.Popen(
+                    command_at(level, limits),
+                    stdin=file,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._folder.name,
+                    env={"PYTHONHASHSEED": "0"},  # sets in the same order in each run
+                    start_new_session=True,
+                    pass_fds=(status, *pipes),
+                )
+        except BaseException:
+            os.close(self._status)
+            self._folder.cleanup()
+            raise
         finally:
-            _kill_session(process)
-    level, _, text = output.decode("utf-8", errors="replace").partition("\n")
-    return Outcome(status, process.returncode if status == "exited" else None, text, level)
+            os.close(status)
+        assert self.process.stdout is not None
+        self.stdout = self.process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and left nobody behind
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.stdout.close()
+        os.close(self._status)
+        self._folder.cleanup()
+
+    def read(self) -> bool:
+        """Read some of what the process printed; False: it has closed its output."""
+        chunk = os.read(self.stdout.fileno(), CHUNK)
+        self.output += chunk
+        return bool(chunk)
+
+    def said(self) -> bytes:
+        """Return what an ended process said on its status pipe; raises SandboxBroken where its walls never stood."""
+        os.set_blocking(self._status, False)
+        try:
+            words = os.read(self._status, STATUS_BYTES)
+        except BlockingIOError:
+            words = b""
+        ready, _, rest = words.partition(b"\n")
+        if ready != b"ready":
+            lines = self.output.decode(errors="replace").strip().splitlines()
+            raise SandboxBroken(self.level, lines[-1] if lines else "its process ended without a word")
+        return rest
+
+    def returncode(self) -> int | None:
+        """Return how an ended process ended, negative for a signal."""
+        code = self.process.returncode
+        is_signal = self.level == BUBBLEWRAP and code is not None and code > 128
+        return 128 - code if is_signal else code
 
 
-def _read_output(
-    process: "subprocess.Popen[bytes]", limits: Limits
-) -> tuple[Literal["exited", "timeout", "too much output"], bytes]:
-    """Read until the program closes its output or exceeds a limit. Waits for its end in the first case."""
-    assert process.stdout is not None
-    deadline, output = time.monotonic() + limits.wall_seconds, b""
-    while len(output) <= limits.output_bytes:
-        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return "timeout", output
-        chunk = os.read(process.stdout.fileno(), 1 << 14)
-        if not chunk:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                return "timeout", output
-            return "exited", output
-        output += chunk
-    return "too much output", output[: limits.output_bytes]
+def supervise(main: Jailed, *others: Jailed) -> Status:
+    """Read from all until `main` has ended, or one exceeds a limit. The caller ends them.
 
-
-def _kill_session(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the program with all that it started, and reap it."""
-    with contextlib.suppress(ProcessLookupError):  # it has ended, and left nobody behind
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-@functools.cache
-def sandbox_level() -> str:
-    """Return the isolation that programs get on this machine: "rlimits+no-network" or "rlimits".
-
-    Raises NanochatError where programs cannot be started at all.
+    `said` of a process that was timed out is not asked: its walls may still be under construction.
     """
-    outcome = run_program("")
-    if outcome.status != "exited" or outcome.returncode != 0:
-        raise NanochatError(f"The sandbox cannot run an empty program ({outcome.status}): {outcome.output[-300:]!r}.")
-    return outcome.level
+    deadline = time.monotonic() + main.limits.wall_seconds
+    with selectors.DefaultSelector() as selector:
+        for process in (main, *others):
+            selector.register(process.stdout, selectors.EVENT_READ, process)
+        while main.stdout in {key.fileobj for key in selector.get_map().values()}:
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return "timeout"
+            for key, _ in ready:
+                if not key.data.read():
+                    selector.unregister(key.fileobj)
+                elif len(key.data.output) > key.data.limits.output_bytes:
+                    return "too much output"
+    try:
+        main.process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    return "exited"
+
+
+def run_at(level: str, source: str, limits: Limits, *, role: Literal["program", "cell"] = "program") -> Outcome:
+    """Run a program at a level and return how it ended. Raises SandboxBroken where the level is not to be had."""
+    if is_too_long(source):
+        return Outcome("too long to run", None, "", level)
+    with Jailed(role, level, limits, {"source": source}, ()) as process:
+        status = supervise(process)
+        if status == "exited":
+            process.said()
+        returncode = process.returncode() if status == "exited" else None
+        text = process.output[: limits.output_bytes].decode(errors="replace")
+    return Outcome(status, returncode, text, level)
+
+
+def is_too_long(source: str) -> bool:
+    return len(source) > PROGRAM_BYTES or len(source.encode(errors="replace")) > PROGRAM_BYTES
+
+
+def command_at(level: str, limits: Limits) -> list[str]:
+    """Return the command line of a sandboxed process: this Python without its packages."""
+    executable = os.path.realpath(sys.executable)
+    python = [executable, "-P", "-s", "-S", "-X", "utf8", "-c", BOOT, str(ROOT)]
+    return [*bubblewrap(executable, limits), *python] if level == BUBBLEWRAP else python
+
+
+def bubblewrap(executable: str, limits: Limits) -> list[str]:
+    """Return what to put before a command (man 1 bwrap); raises SandboxBroken where the program is not installed."""
+    program = shutil.which("bwrap")
+    if program is None:
+        raise SandboxBroken(BUBBLEWRAP, "the program bwrap is not installed")
+    package = ROOT / "tasks_eval"
+    ours = [package / "__init__.py", package / "sandbox" / "__init__.py", package / "sandbox" / "inside"]
+    shown = [*readable_paths(), executable, *map(str, ours)]
+    binds = [word for path in shown for word in ("--ro-bind", path, path)]
+    binds += [word for path in DEVICES for word in ("--dev-bind", path, path)]
+    work = ["--size", str(limits.file_bytes), "--tmpfs", WORK, "--remount-ro", "/", "--chdir", WORK]
+    return [program, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", *binds, *work, "--"]

@@ -1,28 +1,77 @@
-"""Grading of code by unit tests: the model's program and the tests in one sandboxed process.
+"""Grading of code by unit tests: the tests in one sandboxed process, the model's program in another.
 
-The last thing the process does is to print a number drawn for this run, so a program that ends early by `sys.exit(0)`
-or `os._exit(0)` has not passed. One that sets out to cheat could still find the number, or the tests, in its own file.
+The tests call the function through a pipe, send it plain arguments and get plain data back (`inside/plain_data.py`). So
+a program that ends early has not passed, and one that sets out to cheat finds neither tests nor expected results in its
+process, and cannot answer with an object that claims to equal everything.
 """
 
+import json
+import os
 import re
-import secrets
 import signal
+import subprocess
+from contextlib import ExitStack, suppress
 
-from tasks_eval.sandbox.process import Outcome, run_program
+from tasks_eval.sandbox.inside.tests import ENDED
+from tasks_eval.sandbox.levels import require_sandbox
+from tasks_eval.sandbox.process import DEFAULT_LIMITS, Jailed, Limits, is_too_long, supervise
 from tasks_eval.verdict import Meta, Verdict
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 FENCED_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)  # SIGKILL: it did not heed the signal at its CPU limit
+LINGERING_SECONDS = 2.0
 
 
-def run_unit_tests(meta: Meta, text: str) -> Verdict:
-    """Judge a completion by `meta`: its `prompt` (the beginning of the program), `entry_point` and `test`."""
+def run_unit_tests(meta: Meta, text: str, *, limits: Limits = DEFAULT_LIMITS, level: str | None = None) -> Verdict:
+    """Judge a completion by `meta`: its `prompt` (the beginning of the program), `entry_point` and `test`.
+
+    level: the sandbox to use; None: what this machine grants. Raises NanochatError where it grants none.
+    """
+    level = level or require_sandbox()
     code = full_program(meta["prompt"], meta["entry_point"], text)
-    nonce = secrets.token_hex(16)
-    ending = f"\ncheck({meta['entry_point']})\nimport sys\nsys.__stdout__.write({nonce!r})\n"
-    outcome = run_program(f"{code}\n{meta['test']}\n{ending}")
-    has_passed = outcome.status == "exited" and outcome.returncode == 0 and outcome.output.endswith(nonce)
-    return Verdict(has_passed, code, "" if has_passed else _reason(outcome))
+    note = "too long to run" if is_too_long(code) else _failure(meta, code, limits, level)
+    return Verdict(not note, code, note)
+
+
+def _failure(meta: Meta, code: str, limits: Limits, level: str) -> str:
+    """Run the tests; return nothing where they pass, else one line that says why not."""
+    entry_point = meta["entry_point"]
+    helpers = meta["prompt"].partition(f"def {entry_point}(")[0]
+    test_options = {"helpers": helpers, "entry_point": entry_point, "test": meta["test"]}
+    calls, answers = os.pipe(), os.pipe()
+    with ExitStack() as stack:
+        try:
+            ends, options = (calls[0], answers[1]), {"source": code, "entry_point": entry_point}
+            candidate = stack.enter_context(Jailed("candidate", level, limits, options, ends))
+            tests = stack.enter_context(Jailed("tests", level, limits, test_options, (calls[1], answers[0])))
+        finally:
+            for end in (*calls, *answers):
+                os.close(end)
+        status = supervise(tests, candidate)
+        return status if status != "exited" else _verdict_of(tests, candidate)
+
+
+def _verdict_of(tests: Jailed, candidate: Jailed) -> str:
+    """Return what the tests said when they ended: nothing where they passed, else why not, without objects' addresses.
+
+    Raises SandboxBroken where one of the two never began.
+    """
+    said = tests.said()
+    if not said:
+        return "the tests ended without a verdict"
+    verdict = json.loads(said)
+    note = "" if verdict["passed"] else str(verdict["note"])
+    if note == ENDED:
+        with suppress(subprocess.TimeoutExpired):  # it has closed its pipe, and goes on
+            candidate.process.wait(LINGERING_SECONDS)
+            candidate.said()
+    code = candidate.returncode()
+    if note == ENDED and code in OUT_OF_TIME:
+        return "timeout"
+    if note == ENDED and code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return ADDRESS.sub("0x…", note[:200])
 
 
 def full_program(prompt: str, entry_point: str, text: str) -> str:
@@ -41,15 +90,3 @@ def full_program(prompt: str, entry_point: str, text: str) -> str:
     if definition not in code:
         return prompt + code
     return prompt.partition(definition)[0] + code
-
-
-def _reason(outcome: Outcome) -> str:
-    """Return one line that says why a program failed; the same for each run, so without addresses of objects."""
-    if outcome.status != "exited":
-        return outcome.status
-    if outcome.returncode == -signal.SIGXCPU:
-        return "timeout"
-    if outcome.returncode is not None and outcome.returncode < 0:
-        return f"killed by {signal.Signals(-outcome.returncode).name}"
-    lines = outcome.output.strip().splitlines()
-    return ADDRESS.sub("0x…", lines[-1][:200]) if lines else "ended before the tests did"

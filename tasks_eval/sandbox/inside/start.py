@@ -1,0 +1,78 @@
+"""The beginning of a sandboxed process: read what is to be done, go behind the walls, say so, begin.
+
+`tasks_eval/sandbox/process.py` starts it. A line "ready" on the descriptor `status` says that all walls of the level
+stand; without it, nothing of the program has run.
+"""
+
+import json
+import os
+import sys
+
+from tasks_eval.sandbox.inside import candidate, kernel, landlock, limits, namespaces, program, seccomp, tests
+from tasks_eval.sandbox.inside.readable import DEVICES, readable_paths
+from tasks_eval.sandbox.inside.request import BUBBLEWRAP, NAMESPACES, RLIMITS, Request
+
+
+def main() -> None:
+    request = Request(**json.loads(sys.stdin.buffer.read()))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.umask(0o077)
+    del sys.path[0]  # ours; the standard library's stay
+    if sys.platform.startswith("linux"):
+        namespaces.die_with_parent()
+        if request.parent and os.getppid() != request.parent:
+            return  # it has ended meanwhile
+    if request.level == NAMESPACES:
+        namespaces.enter(request.folder, readable_paths(), DEVICES, request.file_bytes)
+        namespaces.run_in_process_namespace(lambda: begin(request))
+    else:
+        begin(request)
+
+
+def begin(request: Request) -> None:
+    """Go behind the walls that bind this process itself, then do what the request says."""
+    wall_in(request)
+    os.write(request.status, b"ready\n")
+    match request.role:
+        case "tests":
+            calls, answers = request.pipes
+            note = tests.judge(tests.Candidate(calls, answers, request.output_bytes), **request.options)
+            os.write(request.status, json.dumps({"passed": not note, "note": note}).encode())
+        case "candidate":
+            os.close(request.status)
+            calls, answers = request.pipes
+            candidate.serve(request.options["source"], request.options["entry_point"], calls, answers)
+        case "program" | "cell":
+            os.close(request.status)
+            program.run(request.options["source"], is_cell=request.role == "cell")
+
+
+def wall_in(request: Request) -> None:
+    """Give up rights and take on limits, as the level says; raises OSError where one of them is not to be had."""
+    may_write = request.level in (NAMESPACES, BUBBLEWRAP)  # to a file system of a bounded size, gone at the end
+    if request.level == RLIMITS:
+        limits.leave_root()
+    limits.set_limits(request.cpu_seconds, request.memory_bytes, request.file_bytes if may_write else 0)
+    if not sys.platform.startswith("linux"):
+        return
+    kernel.call("prctl", kernel.PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody of the same user looks into it
+    if request.level == RLIMITS:
+        return
+    kernel.keep_capabilities()
+    if request.level != BUBBLEWRAP or has_landlock():
+        folders = [namespaces.WORK] if may_write else []
+        readable = readable_paths() + ([] if may_write else [request.folder])
+        landlock.restrict(readable=readable, devices=DEVICES, writable=folders)
+    seccomp.install(is_truncating_allowed=may_write)
+
+
+def has_landlock() -> bool:
+    try:
+        return landlock.abi() > 0
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
