@@ -1,7 +1,7 @@
 """Tools that a chat model may call: named in the entry-point group `nanochat.tools`, where users register their own.
 
-The model writes <|python_start|>expression<|python_end|>; the engine puts the tool's answer behind it. A tool may have a
-method `prepare()`, which raises a NanochatError where it cannot work on this machine.
+The model writes <|python_start|>expression<|python_end|>; the engine puts the tool's answer behind it. A tool may have
+a method `prepare()`, which raises a NanochatError where it cannot work on this machine.
 """
 
 from collections.abc import Callable
