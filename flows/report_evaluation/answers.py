@@ -16,7 +16,6 @@ COLUMNS = (
     "sample",
     "group",
     "prompt",
-    "prompt_sha256",
     "options",
     "logprobs",
     "num_tokens",
@@ -59,14 +58,13 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def shares_right(answers: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], float]:
-    """Return {(number of a question, hash of its prompt): share of the answers to it that are right}.
+def shares_right(answers: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Return {number of a question: share of the answers to it that are right}.
 
-    >>> answers = [{"index": 0, "prompt_sha256": "ab", "correct": right} for right in (True, False)]
-    >>> shares_right(answers)
-    {(0, 'ab'): 0.5}
+    >>> shares_right([{"index": 0, "correct": True}, {"index": 0, "correct": False}, {"index": 1, "correct": True}])
+    {0: 0.5, 1: 1.0}
     """
-    verdicts: dict[tuple[int, str], list[bool]] = {}
+    verdicts: dict[int, list[bool]] = {}
     for row in answers:
-        verdicts.setdefault((row["index"], row["prompt_sha256"]), []).append(row["correct"])
-    return {question: sum(found) / len(found) for question, found in verdicts.items()}
+        verdicts.setdefault(row["index"], []).append(row["correct"])
+    return {index: sum(found) / len(found) for index, found in verdicts.items()}

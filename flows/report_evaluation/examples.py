@@ -128,20 +128,25 @@ def question_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def spoken(prompt: str) -> Iterator[str]:
-    r"""Yield the lines of a conversation, or of a prompt that is none.
+    """Yield what was said, and by whom where it was more than one message; a prompt that is no conversation as it is.
 
     >>> list(spoken('[{"role": "user", "content": "2+2?"}]')), list(spoken("The capital of France is"))
-    (['user: 2+2?'], ['The capital of France is'])
+    (['2+2?'], ['The capital of France is'])
+    >>> list(spoken('[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]'))
+    ['system: Be brief.', 'user: 2+2?']
     """
     try:
-        messages = json.loads(prompt)
-        lines = [f"{message['role']}: {content_of(message['content'])}" for message in messages]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        lines = [prompt]
-    yield from lines or [prompt]
+        messages = [(message["role"], content_of(message["content"])) for message in json.loads(prompt)]
+    except (ValueError, TypeError, KeyError):
+        messages = []
+    if len(messages) < 2:
+        yield messages[0][1] if messages else prompt
+    else:
+        yield from (f"{role}: {content}" for role, content in messages)
 
 
 def content_of(content: str | Sequence[Mapping[str, str]]) -> str:
+    """Return a message's text, that of its parts in a row."""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 

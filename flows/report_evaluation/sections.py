@@ -222,13 +222,13 @@ def differences(comparison: Mapping[str, Any]) -> Section:
 def difference_cells(row: Mapping[str, Any]) -> list[str]:
     """Return what stands beside a task's name; the numbers are shares of 1.
 
-    >>> numbers = {"n": 500, "champion": 0.5, "challenger": 0.54, "mean": 0.04, "low": 0.0203, "high": 0.0597}
+    >>> numbers = {"n": 500, "against": 0.5, "model": 0.54, "difference": 0.04, "low": 0.0203, "high": 0.0597}
     >>> difference_cells(numbers)
     ['500', '50.0 %', '54.0 %', '+4.0', '+2.0 to +6.0', 'better']
     """
-    mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("mean", "low", "high"))
-    old, new = (f"{100 * row[key]:.1f} %" for key in ("champion", "challenger"))
-    return [f"{row['n']:,}", old, new, mean, f"{low} to {high}", verdict(row)]
+    ends = NOTHING if row["low"] is None else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+    old, new = (f"{100 * row[key]:.1f} %" for key in ("against", "model"))
+    return [f"{row['n']:,}", old, new, f"{100 * row['difference']:+.1f}", ends, verdict(row)]
 
 
 def contamination(found: Mapping[str, Any]) -> Section:

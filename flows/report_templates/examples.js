@@ -41,15 +41,12 @@
   let found = answers;
   let first = 0;
 
-  const isOption = (item, value, number) => value === String(number) || value === item.options[number];
-  const chosen = (item) => {
-    const number = item.options.findIndex((_, place) => isOption(item, item.answer, place));
-    return number < 0 ? item.answer : item.options[number];
-  };
-  const expected = (item) => {
-    const number = item.options.findIndex((_, place) => isOption(item, item.expected, place));
-    return number < 0 ? item.expected : item.options[number];
-  };
+  // Which option a value means: its number, or else its text; -1 where it is none of them.
+  const place = (item, value) => (/^\d+$/.test(value) && Number(value) < item.options.length
+    ? Number(value) : item.options.indexOf(value));
+  const named = (item, value) => (item.options[place(item, value)] ?? value)?.trim();
+  const chosen = (item) => named(item, item.answer);
+  const expected = (item) => named(item, item.expected);
   const words = (item) => {
     item.words ??= [item.prompt, ...item.options, item.completion, item.answer, item.expected, item.note, item.group]
       .join("\n").toLowerCase();
@@ -122,7 +119,7 @@
     part("Asked", make("pre", item.prompt));
     if (item.options.length) part("Options", optionsOf(item));
     if (item.completion) part("Answered", make("pre", item.completion));
-    const facts = `read as ${item.answer ?? "nothing"}; expected ${item.expected}; ${item.correct ? "right" : "wrong"}`;
+    const facts = `read as ${chosen(item) ?? "nothing"}; expected ${expected(item)}; ${item.correct ? "right" : "wrong"}`;
     part("Verdict", make("p", item.note ? `${facts}: ${item.note}` : facts));
     row.append(cell);
     return row;
@@ -131,12 +128,12 @@
   function optionsOf(item) {
     const table = make("table");
     const head = make("tr");
-    for (const title of ["option", "log-likelihood (nats)", "tokens", "a token", ""]) head.append(make("th", title));
+    for (const title of ["option", "log-likelihood (nats)", "tokens", "a token", "which"]) head.append(make("th", title));
     table.append(head);
     item.options.forEach((option, number) => {
       const row = make("tr");
       const [sum, count] = [item.logprobs[number], item.tokens[number]];
-      const marks = [isOption(item, item.answer, number) && "chosen", isOption(item, item.expected, number) && "expected"];
+      const marks = [place(item, item.answer) === number && "chosen", place(item, item.expected) === number && "expected"];
       row.append(
         make("td", option, "long"), make("td", sum?.toFixed(4) ?? "–"), make("td", count ?? "–"),
         make("td", count && sum !== null ? (sum / count).toFixed(4) : "–"), make("td", marks.filter(Boolean).join(", ")),

@@ -50,7 +50,7 @@ def test_each_answer_is_there_and_each_question_once(tmp_path: Path) -> None:
     assert (table.shown, table.total, table.page) == (160, 160, "")
     assert len(content["rows"]) == 160 and len(content["questions"]) == 50
     assert (content["models"], content["tasks"]) == (["Mid", "SFT"], ["MMLU", "GSM8K"])
-    assert content["questions"][0] == [f"user: Which organ number 0? {HOSTILE}", "A", "B"]
+    assert content["questions"][0] == [f"Which organ number 0? {HOSTILE}", "A", "B"]
     mid, sft = [row for row in content["rows"] if row[:1] == [0] and row[2] == 15]
     assert mid == [0, 0, 15, 0, "world_religions", 15, 0, "0", "1", "", [-0.25, -1.5], [], ""]
     assert sft == [0, 1, 15, 0, "world_religions", 15, 1, "1", "1", "", [-2.0, -0.1], [], ""]
