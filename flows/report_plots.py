@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 INK = "#010203"  # replaced by currentColor
 COLORS = ("#3b82f6", "#e8853a", "#8b8f98")  # readable on white and on near black
 MORE_COLORS = (*COLORS[:2], "#2f9e63", "#a55cf0", "#d6455d", "#0e9aa7", "#b08a1e", COLORS[2])  # where lines are many
+SHARE_RIGHT = "share right"  # a unit: from 0 to 1
 Z95 = 1.96  # standard errors on each side of a 95 % interval
 POINTS_AS_DOTS = 40  # a series with at most so many points shows them
 Point = tuple[int, float]
@@ -98,7 +99,7 @@ def evaluation_plots(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[Plo
             plot_of(file_name(stage, name), f"{title}: {MEANS.get(name, name)}", unit, lines, {name: f"eval/{name}"})
         )
     if accuracies and len(accuracies) <= len(MORE_COLORS):
-        plots.append(plot_of(f"{stage}_tasks", f"{title}: tasks", "share right", lines, accuracies))
+        plots.append(plot_of(f"{stage}_tasks", f"{title}: tasks", SHARE_RIGHT, lines, accuracies))
     if passes:
         plots.append(plot_of(f"{stage}_pass_at_k", f"{title}: pass@k, held out", "share solved", lines, passes))
     return plots
@@ -178,6 +179,8 @@ def _draw(figure: Figure, plot: Plot) -> None:
         if label in plot.errors:
             halves = [Z95 * error for error in plot.errors[label]]
             low, high = ([value + sign * half for value, half in zip(values, halves, strict=True)] for sign in (-1, 1))
+            if plot.unit == SHARE_RIGHT:
+                low, high = [max(0.0, value) for value in low], [min(1.0, value) for value in high]
             axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
     if plot.level:
         axes.axhline(plot.level[1], label=plot.level[0], color=COLORS[2], linewidth=1.2, linestyle="--")

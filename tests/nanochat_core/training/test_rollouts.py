@@ -1,5 +1,7 @@
 """REINFORCE: advantages, and a gradient that is the obvious one."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import OptimizerSpec, RLSpec
-from nanochat_core.stages.rl import paired_gain
+from nanochat_core.stages.rl import curves, paired_gain
 from nanochat_core.training.finetune import rendered
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.rollouts import (
@@ -148,3 +150,14 @@ def test_the_gain_is_that_of_pairs_with_its_interval() -> None:
     mean, low, high = paired_gain(before, after)
     assert mean == pytest.approx(0.375)
     assert high - low == pytest.approx(2 * 1.96 * 0.4787136 / 2, rel=1e-5)
+
+
+def test_pass_at_k_is_what_drawing_k_of_the_answers_gives_and_is_left_out_for_other_rewards() -> None:
+    records = [{"rewards": [float(place < right) for place in range(6)]} for right in (0, 1, 3, 6)]
+    found = curves(records)
+    assert list(found) == ["rl/held_out_reward", *(f"rl/pass_at_{k}" for k in (1, 2, 4, 6))]
+    for k in (1, 2, 4, 6):
+        drawn = [[any(some) for some in itertools.combinations(record["rewards"], k)] for record in records]
+        assert found[f"rl/pass_at_{k}"] == pytest.approx(sum(sum(row) / len(row) for row in drawn) / len(records))
+    assert found["rl/pass_at_1"] == pytest.approx(found["rl/held_out_reward"])
+    assert list(curves([*records, {"rewards": [0.5] * 6}])) == ["rl/held_out_reward"]
