@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
-from rich.table import Table
 
 from flows import environment, plan_table, prefect_server
 from flows.chat_command import chat
 from flows.data_cli import data
+from flows.eval_command import evaluate
 from flows.export_command import export, import_model
 from flows.field_changes import parse_changes
 from flows.promote_command import promote
@@ -20,7 +20,7 @@ from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths, recipes
 from nanochat_core import plan as planning
 from nanochat_core.errors import SpecError, did_you_mean
-from nanochat_core.specs import DataSource, LaunchSpec, PipelineSpec, with_changes
+from nanochat_core.specs import DataSource, PipelineSpec, with_changes
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
@@ -265,28 +265,6 @@ def compare(
         console.print(f"Page: {html}", soft_wrap=True)
 
 
-@app.command("eval")
-@in_one_line
-def evaluate(
-    model: Annotated[str, typer.Argument(help="base, mid, sft, rl, models:/NAME@alias, or a folder")],
-    tasks: Annotated[str | None, typer.Option(help="names of tasks, with commas; default: as evaluated last")] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="examples of each task; default: as last")] = None,
-    nproc_per_node: Ranks = None,
-) -> None:
-    """Evaluate a model; what was measured already is reused."""
-    await_prefect = prepare_prefect()
-    from flows import evaluate_model as evaluation
-
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    spec = evaluation.with_options(model, tasks=names, examples=examples, base=paths.base_dir())
-    await_prefect()
-    outcome = evaluation.evaluate_model(model, spec, LaunchSpec(nproc_per_node=nproc_per_node))
-    table = Table("measured", "value", title=f"{model}: {outcome.folder}", title_justify="left")
-    for row in evaluation.score_rows(outcome):
-        table.add_row(*row)
-    console.print(table)
-
-
 @app.command()
 @in_one_line
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for programs: one JSON object")] = False) -> None:
@@ -335,6 +313,7 @@ def gc(
 
 
 app.command("chat")(chat)
+app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("import")(import_model)
 app.command("promote")(promote)

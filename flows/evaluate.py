@@ -1,5 +1,8 @@
 """Evaluation of each model of the pipeline: CORE and bits per byte for base, chat tasks for the others."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
 from prefect import flow
 
 from flows.download import DOWNLOAD, TASK_DATA
@@ -12,23 +15,51 @@ from flows.sft import SFT
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core.recipes_demo import demo
-from nanochat_core.specs import ModelName, PipelineSpec
+from nanochat_core.specs import EvaluateSpec, ModelName, PipelineSpec
 
-BASE_FIELDS = ("core_tasks", "core_examples", "bpb_tokens")
-CHAT_FIELDS = ("chat_tasks", "chat_examples", "max_new_tokens", "num_samples", "temperature", "top_k")
+Measure = Literal["core", "bpb", "samples", "chat"]
+VERSION = 2  # answers are kept as parquet, with prompts and likelihoods
+MODULE = "tasks_eval.run"
+MEASURES: Mapping[ModelName, tuple[Measure, ...]] = {
+    "base": ("core", "bpb", "samples"),
+    "mid": ("chat",),
+    "sft": ("chat",),
+    "rl": ("chat",),
+}
+FIELDS: Mapping[Measure, tuple[str, ...]] = {
+    "core": ("core_tasks", "core_examples"),
+    "bpb": ("bpb_tokens",),
+    "samples": (),
+    "chat": (
+        "chat_tasks",
+        "chat_examples",
+        "max_new_tokens",
+        "num_samples",
+        "temperature",
+        "top_k",
+        "tool",
+        "allow_unsafe_code",
+    ),
+}
 
 
-def evaluation_of(model_name: ModelName, model: Stage) -> Stage:
-    """Return the stage that evaluates what `model` makes. Fields that it does not use do not make it run again."""
-    is_base = model_name == "base"
-    unused = CHAT_FIELDS if is_base else BASE_FIELDS
-    inputs = {"tokenizer": TOKENIZER, "task_data": TASK_DATA, "model": model} | ({"text": DOWNLOAD} if is_base else {})
+def evaluation_params(spec: EvaluateSpec, measures: Sequence[Measure], **about: Any) -> StageParams:
+    """Return what an evaluation is told. Fields that it does not use do not make it run again."""
+    unused = [field for measure, fields in FIELDS.items() if measure not in measures for field in fields]
+    return StageParams.of(spec, exclude=unused, measures=list(measures), **about)
+
+
+def evaluation_of(model_name: ModelName, model: Stage, measures: Sequence[Measure] | None = None) -> Stage:
+    """Return the stage that evaluates what `model` makes; by default, as the pipeline does."""
+    measured = measures or MEASURES[model_name]
+    inputs = {"tokenizer": TOKENIZER, "task_data": TASK_DATA, "model": model}
+    inputs |= {"text": DOWNLOAD} if "bpb" in measured else {}
     return Stage(
         name=f"evaluate_{model_name}",
         part="evaluate",
-        module="tasks_eval.run",
-        version=1,
-        params=lambda spec: StageParams.of(spec.evaluate, exclude=unused, model_name=model_name),
+        module=MODULE,
+        version=VERSION,
+        params=lambda spec: evaluation_params(spec.evaluate, measured, model_name=model_name),
         inputs=lambda spec: inputs,
         uses_torchrun=True,
     )

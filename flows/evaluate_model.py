@@ -1,32 +1,53 @@
-"""Evaluation of any model, by its name: of the newest run, of the registry, or in an artifact folder.
+"""Evaluation of any model: of the newest run, of the registry, in an artifact folder, or behind a URL; and of two
+models on the same questions.
 
-The stage is that of the pipeline, with the same cache: what was measured before is not measured again.
+The stage is that of the pipeline, with the same cache: what was measured before is not measured again. Only a model
+behind a URL is asked anew each time (flows/endpoint_evaluation.py).
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows import evaluate as evaluations
+from flows import endpoint_evaluation, evaluation_request
+from flows.download import TASK_DATA
+from flows.endpoint_evaluation import Endpoint, is_url
+from flows.evaluate import MEASURES, evaluation_of
+from flows.evaluation_data import AskedData, data_for
+from flows.evaluation_request import Asked
 from flows.lineage import Lineage, lineage_of
-from flows.model_ref import find_model
+from flows.midtrain import MIDTRAIN
+from flows.model_ref import STAGES, find_model, short_name
+from flows.paired import Pair, keep_differences, pairs_of
+from flows.paired_table import table_rows
 from flows.pipeline_run import PipelineRun
+from flows.pretrain import PRETRAIN
+from flows.rl import RL
+from flows.sft import SFT
 from flows.stage import Stage, StageOutcome
 from nanochat_core import artifacts, conflicts, hardware, paths
+from nanochat_core.artifacts import StageFolder
 from nanochat_core.errors import ArtifactError, SpecError
 from nanochat_core.recipes_demo import demo
-from nanochat_core.specs import EvaluateSpec, LaunchSpec, PipelineSpec, parse_params
+from nanochat_core.specs import EvaluateSpec, LaunchSpec, ModelName, PipelineSpec
 
-EVALUATIONS = {
-    "pretrain": evaluations.BASE,
-    "midtrain": evaluations.MID,
-    "sft": evaluations.CHAT,
-    "rl": evaluations.AFTER_RL,
-}
+TRAINING: dict[ModelName, Stage] = {"base": PRETRAIN, "mid": MIDTRAIN, "sft": SFT, "rl": RL}
+NAMES: dict[str, ModelName] = {STAGES[name]: name for name in get_args(ModelName)}
+Target = Lineage | Endpoint  # a model that can be asked
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation and, where it was held against another, the paired differences, the overall one last."""
+
+    outcome: StageOutcome
+    pairs: Sequence[Pair] = ()
 
 
 def name_run() -> str:
@@ -37,64 +58,151 @@ def name_run() -> str:
 def evaluate_model(
     model: str = "sft",
     evaluate: EvaluateSpec | None = None,
+    tasks: list[str] | None = None,
+    against: str | None = None,
+    task_data: str | None = None,
     launch: LaunchSpec = LaunchSpec(),  # noqa: B008 - frozen; it fills the form in the UI
-) -> StageOutcome:
-    """Measure one model.
+) -> Evaluated:
+    """Measure one model, or two on the same questions.
 
     Args:
-        model: base, mid, sft or rl of the newest run; models:/NAME@alias of MLflow's registry; or an artifact folder
-        evaluate: what is measured; empty: what was measured last on this model, else all that its data allows
+        model: base, mid, sft or rl of the newest run; models:/NAME@alias of MLflow's registry; an artifact folder; or
+            the address of a server with OpenAI's API, https://…#NAME
+        evaluate: how it is measured; empty: as last on this model, else with all that its data allows
+        tasks: what is measured: CORE, tasks of CORE, chat tasks, bpb, samples; empty: as evaluate says
+        against: another model, which is asked the same
+        task_data: folder of the stage task_data that the questions are from; empty: the model's own, else fetched
         launch: processes and machines
     """
     base = paths.base_dir()
-    lineage = lineage_of(find_model(model, base).model, base)
-    spec = spec_for(lineage, evaluate or last_evaluation(lineage, base), launch)
-    with PipelineRun(spec, given=lineage.outcomes) as run:
-        outcome = run.outcome(stage_for(lineage))
+    target = find_target(model, base, needs_data=not tasks)
+    rival = find_target(against, base, needs_data=False) if against else None
+    asked = what_is_asked(target, tasks or [], evaluate, base)
+    given = Path(task_data).expanduser() if task_data else None
+    data = data_for(asked.datasets, base, own=own_data(target, rival), given=given)
+    for side, reference in ((target, model), (rival, against)):
+        if side is not None and reference is not None:
+            check_target(side, reference, asked, data, launch)
+    outcome = measure(target, asked, data, launch)
     rows = [{"measured": name, "value": value} for name, value in score_rows(outcome)]
     create_table_artifact(rows, key="scores", description=f"{model}: {outcome.folder}")
-    return outcome
+    if rival is None or against is None:
+        return Evaluated(outcome)
+    other = evaluate_model(
+        against,
+        asked.spec,
+        tasks_for(rival, asked),
+        task_data=str(StageFolder(outcome.folder).input("task_data")),
+        launch=launch,
+    )
+    return Evaluated(outcome, compare(outcome, other.outcome, model, against))
 
 
-def with_options(model: str, *, tasks: Sequence[str], examples: int | None, base: Path) -> EvaluateSpec:
-    """Return what `nanochat eval` measures: the last evaluation of the model, with other tasks or examples.
-
-    For a base model these are tasks of CORE.
-    """
-    lineage = lineage_of(find_model(model, base).model, base)
-    spec = last_evaluation(lineage, base)
-    kind = "core" if lineage.stage == "pretrain" else "chat"
-    changes = {f"{kind}_tasks": tuple(tasks) or None, f"{kind}_examples": examples}
-    return spec.model_copy(update={name: value for name, value in changes.items() if value is not None})
+def find_target(reference: str, base: Path, *, needs_data: bool = True) -> Target:
+    """Return the model of this name. Raises NanochatError where there is none, or none that can be asked."""
+    if is_url(reference):
+        return endpoint_evaluation.connect(reference)
+    return lineage_of(find_model(reference, base).model, base, needs_data=needs_data)
 
 
-def stage_for(lineage: Lineage) -> Stage:
-    return EVALUATIONS[lineage.stage]
+def what_is_asked(target: Target, tasks: Sequence[str], evaluate: EvaluateSpec | None, base: Path) -> Asked:
+    """Return the measures and how they are taken. Raises SpecError for a task that nobody knows."""
+    if evaluate is not None:
+        usual = MEASURES[NAMES[target.stage]] if isinstance(target, Lineage) else MEASURES["sft"]
+        asked = Asked(usual, evaluate)
+    elif isinstance(target, Lineage):
+        asked = last_evaluation(target, base)
+    else:
+        asked = endpoint_evaluation.last_asked(target, base, needs_one=not tasks)
+    return asked.named(tasks) if tasks else asked
 
 
-def spec_for(lineage: Lineage, evaluate: EvaluateSpec, launch: LaunchSpec) -> PipelineSpec:
+def tasks_for(target: Target, asked: Asked) -> list[str] | None:
+    """Return the names that ask another model the same, besides the spec; None where its usual measures are meant."""
+    if isinstance(target, Lineage) and asked.measures == MEASURES[NAMES[target.stage]]:
+        return None
+    return asked.tasks
+
+
+def own_data(*targets: Target | None) -> list[StageOutcome]:
+    """Return the task data that the models were made or measured with."""
+    lineages = [target for target in targets if isinstance(target, Lineage)]
+    return [lineage.outcomes["task_data"] for lineage in lineages if "task_data" in lineage.outcomes]
+
+
+def last_evaluation(lineage: Lineage, base: Path) -> Asked:
+    """Return how this model was evaluated last; where it never was, all that its task data allows."""
+    name = NAMES[lineage.stage]
+    otherwise = default_spec(lineage)
+    found = [
+        manifest
+        for folder in (paths.artifacts_dir(base) / f"evaluate_{name}").glob("*")
+        if (manifest := artifacts.read_manifest(folder)) and manifest.inputs.get("model") == lineage.model.digest
+    ]
+    if not found:
+        return Asked(MEASURES[name], otherwise)
+    params = max(found, key=lambda manifest: manifest.created).params
+    return evaluation_request.asked_of(params, name, otherwise)
+
+
+def default_spec(lineage: Lineage) -> EvaluateSpec:
+    """Return all that the model's own task data allows."""
+    answer_tokens = min(512, 2 * lineage.shape.sequence_len)
+    if "task_data" not in lineage.outcomes:
+        return EvaluateSpec(max_new_tokens=answer_tokens)
+    data = lineage.task_data
+    return EvaluateSpec(
+        core_examples=evaluation_request.CORE_EXAMPLES if "core" in data.datasets else 0,
+        chat_tasks=conflicts.tasks_with_data(data),
+        max_new_tokens=answer_tokens,
+    )
+
+
+def check_target(target: Target, reference: str, asked: Asked, data: AskedData, launch: LaunchSpec) -> None:
+    """Raise NanochatError that lists why the model cannot be asked this."""
+    spec_for(target, asked, data, launch)
+    if isinstance(target, Lineage):
+        check_inputs(stage_for(target, asked), target)
+    else:
+        endpoint_evaluation.connect(reference, asked)
+
+
+def stage_for(lineage: Lineage, asked: Asked) -> Stage:
+    name = NAMES[lineage.stage]
+    return evaluation_of(name, TRAINING[name], asked.measures)
+
+
+def spec_for(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) -> PipelineSpec:
     """Return a pipeline that has made this model, as far as its evaluation needs it.
 
-    Raises SpecError that lists all that cannot work, and ArtifactError where files that are needed were removed.
+    Raises SpecError that lists all that cannot work.
     """
     gpus = len(hardware.visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
-    own = demo()
+    own, has_lineage = demo(), isinstance(target, Lineage)
+    shape = target.shape if isinstance(target, Lineage) else own.pretrain.model
+    name = f"{target.stage}-{target.model.fingerprint[:8]}" if isinstance(target, Lineage) else target.short_name
     spec = own.model_copy(
         update={
             "recipe": "unknown",
-            "run_name": f"evaluate-{lineage.stage}-{lineage.model.fingerprint[:8]}",
-            "task_data": lineage.task_data,
-            "pretrain": own.pretrain.model_copy(update={"model": lineage.shape}),
+            "run_name": f"evaluate-{name}",
+            "task_data": data.spec,
+            "pretrain": own.pretrain.model_copy(update={"model": shape}),
             "midtrain": None,
             "rl": None,
-            "evaluate": evaluate,
+            "evaluate": asked.spec,
             "launch": launch,
         }
     )
-    if problems := conflicts.of_evaluation(spec, is_base=lineage.stage == "pretrain", gpus=gpus):
+    if problems := conflicts.of_evaluation(spec, asked.measures, gpus=gpus, knows_context=has_lineage):
         raise SpecError.listing(problems)
-    stage = stage_for(lineage)
-    for source in stage.inputs(spec).values():
+    return spec
+
+
+def check_inputs(stage: Stage, lineage: Lineage) -> None:
+    """Raise ArtifactError where files that the evaluation needs were removed, or were never made."""
+    for source in stage.inputs(demo()).values():
+        if source is TASK_DATA:
+            continue
         if source.name not in lineage.outcomes:
             raise ArtifactError(f"There is no {source.part} to measure on yet: `nanochat stage {source.part} RECIPE`.")
         outcome = lineage.outcomes[source.name]
@@ -103,39 +211,57 @@ def spec_for(lineage: Lineage, evaluate: EvaluateSpec, launch: LaunchSpec) -> Pi
                 f"The files of {outcome.folder} were removed by `nanochat gc`. Make them again first: "
                 f"`nanochat stage {source.part} RECIPE --force {source.part}`, with the options of then."
             )
-    return spec
 
 
-def last_evaluation(lineage: Lineage, base: Path) -> EvaluateSpec:
-    """Return how this model was evaluated last; where it never was, all that its task data allows."""
-    found = [
-        manifest
-        for folder in (paths.artifacts_dir(base) / stage_for(lineage).name).glob("*")
-        if (manifest := artifacts.read_manifest(folder)) and manifest.inputs.get("model") == lineage.model.digest
-    ]
-    if found:
-        params = max(found, key=lambda manifest: manifest.created).params
-        return parse_params(EvaluateSpec, {name: value for name, value in params.items() if name != "model_name"})
-    data = lineage.task_data
-    return EvaluateSpec(
-        core_examples=500 if "core" in data.datasets else 0,
-        chat_tasks=conflicts.tasks_with_data(data),
-        max_new_tokens=min(512, 2 * lineage.shape.sequence_len),
-    )
+def measure(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) -> StageOutcome:
+    """Return the finished evaluation, as a run of its own; task data that is not there is fetched first."""
+    given = dict(target.outcomes) if isinstance(target, Lineage) else {}
+    given.pop("task_data", None)
+    if data.outcome is not None:
+        given["task_data"] = data.outcome
+    with PipelineRun(spec_for(target, asked, data, launch), given=given) as run:
+        if isinstance(target, Lineage):
+            return run.outcome(stage_for(target, asked))
+        digest = run.outcome(TASK_DATA).digest
+        return run.outcome(endpoint_evaluation.stage_of(target, asked, digest, paths.base_dir()))
+
+
+def compare(outcome: StageOutcome, other: StageOutcome, model: str, against: str) -> list[Pair]:
+    """Return the paired differences; they are kept beside the scores, and shown in Prefect's UI."""
+    names = short_of(model), short_of(against)
+    pairs = pairs_of(other.folder, outcome.folder, names=(names[1], names[0]))
+    path = keep_differences(pairs, outcome.folder, other.folder, model=model, against=against)
+    about = f"{model} against {against} on the same questions, with 95% intervals: {path}"
+    create_table_artifact(table_rows(pairs, *names), key="differences", description=about)
+    return pairs
+
+
+def short_of(reference: str) -> str:
+    """Return what a model is called in a table.
+
+    >>> short_of("http://127.0.0.1:8000/v1#nano"), short_of("/base/artifacts/sft/0123456789abcdef")
+    ('127.0.0.1:8000/v1#nano', 'sft/0123456789abcdef')
+    """
+    return reference.partition("//")[2] if is_url(reference) else short_name(reference)
 
 
 def score_rows(outcome: StageOutcome) -> list[tuple[str, str]]:
-    """Return (what, value) of each headline number, a task's accuracy with its standard error and its examples.
+    """Return (what, value) of each headline number, with its standard error, a task's with its examples too.
 
-    >>> metrics = {"chatcore": 0.5, "accuracy/Facts": 0.75, "stderr/Facts": 0.03, "n/Facts": 500}
+    >>> metrics = {"chatcore": 0.5, "chatcore_stderr": 0.02, "accuracy/Facts": 0.75, "stderr/Facts": 0.03,
+    ...            "n/Facts": 500, "pass_at_8/Facts": 0.875}
     >>> score_rows(StageOutcome("evaluate_sft", Path(), "", True, 0.0, None, metrics))
-    [('chatcore', '0.5000'), ('Facts', '75.0% ± 3.0% of 500')]
+    [('chatcore', '0.5000 ± 0.0200'), ('Facts', '75.0% ± 3.0% of 500'), ('Facts, pass@8', '87.5%')]
     """
     metrics, rows = outcome.metrics, []
     for name, value in metrics.items():
         number, _, task = name.partition("/")
-        if not task:
-            rows.append((name, f"{value:.4f}" if isinstance(value, float) else str(value)))
+        if not task and not number.endswith("_stderr"):
+            error = metrics.get(f"{number}_stderr")
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            rows.append((name, f"{shown} ± {error:.4f}" if isinstance(error, float) else shown))
         elif number == "accuracy":
             rows.append((task, f"{value:.1%} ± {metrics[f'stderr/{task}']:.1%} of {metrics[f'n/{task}']:,}"))
+        elif number.startswith("pass_at_"):
+            rows.append((f"{task}, pass@{number.removeprefix('pass_at_')}", f"{value:.1%}"))
     return rows

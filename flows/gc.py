@@ -101,10 +101,12 @@ def measure(folder: Path) -> tuple[int, float]:
 def is_prunable(record: FileRecord) -> bool:
     """Tell whether an output may go: checkpoints, shards, rendered conversations, data sets; never records or scores.
 
-    >>> paths = ("checkpoints/step_3/model.safetensors", "shards/a.parquet", "scores.json", "tokenizer.json")
+    >>> paths = ("checkpoints/step_3/model.safetensors", "shards/a.parquet", "records/copa.parquet", "scores.json")
     >>> [is_prunable(FileRecord(path=path, size=9, sha256="")) for path in paths]
     [True, True, False, False]
     """
+    if record.path.startswith("records/"):
+        return False
     return record.path.startswith((f"{CHECKPOINTS}/", "data/")) or record.path.endswith(".parquet")
 
 

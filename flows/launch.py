@@ -24,6 +24,7 @@ from flows.guard import STALL
 from flows.stage_end import check_end
 from nanochat_core.errors import NanochatError
 from nanochat_core.hardware import usable_cores, visible_gpus
+from nanochat_core.inference.openai_api import API_KEY
 from nanochat_core.specs import LaunchSpec
 
 Guard: TypeAlias = "subprocess.Popen[bytes]"
@@ -80,6 +81,7 @@ class StageProcess:
     launch: LaunchSpec
     uses_torchrun: bool = False
     keeps_hub_token: bool = False
+    keeps_api_key: bool = False  # of an endpoint that it asks
     stall_minutes: float | None = None
     attempt: str = field(default_factory=rendezvous.new_attempt)  # keeps this try apart from those before it
 
@@ -137,7 +139,7 @@ class StageProcess:
             self.base,
             threads=self.launch.threads_per_rank or max(1, usable_cores() // self.num_ranks),
             device=self.launch.device,
-            keep=HUB_TOKENS if self.keeps_hub_token else frozenset(),
+            keep=(HUB_TOKENS if self.keeps_hub_token else set()) | ({API_KEY} if self.keeps_api_key else set()),
         )
 
     def run(

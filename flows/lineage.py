@@ -41,19 +41,23 @@ class Lineage:
         return parse_params(TaskDataSpec, self.params("task_data"))
 
 
-def lineage_of(model: Path, base: Path) -> Lineage:
+def lineage_of(model: Path, base: Path, *, needs_data: bool = True) -> Lineage:
     """Return the lineage of the model in an artifact folder.
 
     A base model knows no task data: the newest of the same text is taken, else the newest from the Hub. An imported one
     knows no text either: it gets the newest of both. Raises ArtifactError where a folder is gone or unfinished, or
-    where there is no task data.
+    where there is no task data, but that it `needs_data`.
     """
     folders = dict(ancestors(model))
     if not any(has_shape(manifest_of(folder)) for folder in folders.values()):
         raise ArtifactError(f"{model} does not descend from a pretraining here: it cannot be evaluated.")
     if "task_data" not in folders:
-        folders["task_data"] = task_data_for(folders.get("download"), base)
-    if "download" not in folders and (text := text_for(folders["task_data"], base)) is not None:
+        try:
+            folders["task_data"] = task_data_for(folders.get("download"), base)
+        except ArtifactError:
+            if needs_data:
+                raise
+    if "download" not in folders and (text := text_for(folders.get("task_data"), base)) is not None:
         folders["download"] = text
     return Lineage(model.parent.name, {stage: outcome_of(folder) for stage, folder in folders.items()})
 
@@ -97,10 +101,9 @@ def task_data_for(text: Path | None, base: Path) -> Path:
     return max(fitting)[2]
 
 
-def text_for(task_data: Path, base: Path) -> Path | None:
+def text_for(task_data: Path | None, base: Path) -> Path | None:
     """Return the text that an imported model is measured on: that of the task data, else the newest, if any."""
-    request = StageFolder(task_data).request
-    if "text" in request.inputs:
+    if task_data is not None and "text" in StageFolder(task_data).request.inputs:
         return StageFolder(task_data).input("text")
     folders = (paths.artifacts_dir(base) / "download").glob("*")
     known = [(manifest.created, folder) for folder in folders if (manifest := artifacts.read_manifest(folder))]

@@ -61,10 +61,10 @@ class PipelineRun:
         self._sweep = sweep
         self._is_newest = sweep is None and given is None  # what `sft` means from now on (flows/model_ref.py)
         self._asked = spec  # what the recipe derives is empty in it
-        self.spec = spec if given else recipes.runnable(spec)
+        self.spec = spec if given is not None else recipes.runnable(spec)
         self.base = paths.base_dir()
         self.outcomes: dict[str, StageOutcome] = dict(given or {})
-        if not given:
+        if given is None:
             self.spec, self.outcomes = with_earlier(self.spec, self.base)
         environment.prepare(self.base)
         self._id = str(flow_run.id or uuid.uuid4())

@@ -17,7 +17,8 @@ from prefect.states import Completed
 
 from flows import registry
 from flows.background import in_background
-from flows.evaluate_model import evaluate_model, last_evaluation
+from flows.evaluate_model import evaluate_model, tasks_for, what_is_asked
+from flows.evaluation_request import Asked
 from flows.lineage import Lineage, lineage_of
 from flows.model_ref import find_model, short_name
 from flows.progress import note
@@ -26,6 +27,7 @@ from flows.promotion.page import markdown, rule, table_rows
 from flows.promotion.registry import Place, place_for, today
 from flows.run_presence import present
 from nanochat_core import paths
+from nanochat_core.artifacts import StageFolder
 from nanochat_core.errors import SpecError
 from nanochat_core.specs import EvaluateSpec, LaunchSpec
 
@@ -62,6 +64,7 @@ def promote(
     evaluate: EvaluateSpec | None = None,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - frozen; it fills the form in the UI
     launch: LaunchSpec = LaunchSpec(),  # noqa: B008
+    tasks: list[str] | None = None,
 ) -> Promotion:
     """Give the champion's alias to a model that is not worse than the champion.
 
@@ -72,24 +75,21 @@ def promote(
         evaluate: what both are asked; empty: what was measured last on the challenger, else all that its data allows
         thresholds: when a challenger counts as not worse
         launch: processes and machines of the evaluations
+        tasks: names of what both are asked: chat tasks, CORE or tasks of it; empty: as evaluate says
     """
     base = paths.base_dir()
     with present(base, name_run().replace("/", "-")):
         lineage = lineage_of(find_model(challenger, base).model, base)
         place = place_for(base, stage=lineage.stage, name=name, alias=alias)
-        promotion = settle(place, lineage, base, evaluate, thresholds, launch)
+        asked = what_is_asked(lineage, tasks or [], evaluate, base)
+        promotion = settle(place, lineage, base, asked, thresholds, launch)
         publish(promotion, thresholds)
     # The state is what the list of runs shows. Prefect makes its data the flow's result.
     return cast(Promotion, Completed(name=promotion.verdict, message=promotion.headline, data=promotion))
 
 
 def settle(
-    place: Place,
-    challenger: Lineage,
-    base: Path,
-    evaluate: EvaluateSpec | None,
-    thresholds: Thresholds,
-    launch: LaunchSpec,
+    place: Place, challenger: Lineage, base: Path, asked: Asked, thresholds: Thresholds, launch: LaunchSpec
 ) -> Promotion:
     """Compare the challenger with who has the place, move the alias where it may have it, and note what was found."""
     champion = place.champion()
@@ -100,7 +100,7 @@ def settle(
         return Promotion(place.reference, str(version.version), True, "it has the place already")
     else:
         rival = lineage_of(registry.folder_of(champion, place.reference, base), base)
-        decision = contest(rival, challenger, base, evaluate, thresholds, launch)
+        decision = contest(rival, challenger, asked, thresholds, launch)
         promotion = Promotion(
             place.reference, str(version.version), decision.is_promoted, decision.reason, decision.rows
         )
@@ -111,12 +111,7 @@ def settle(
 
 
 def contest(
-    champion: Lineage,
-    challenger: Lineage,
-    base: Path,
-    evaluate: EvaluateSpec | None,
-    thresholds: Thresholds,
-    launch: LaunchSpec,
+    champion: Lineage, challenger: Lineage, asked: Asked, thresholds: Thresholds, launch: LaunchSpec
 ) -> Decision:
     """Ask both the same and compare. Raises SpecError where a base model meets a chat model."""
     if "pretrain" in (champion.stage, challenger.stage) and champion.stage != challenger.stage:
@@ -124,8 +119,13 @@ def contest(
             f"A {challenger.stage} model cannot be compared with a {champion.stage} model, which has the place: they "
             "are asked different tasks. Name another registered model."
         )
-    spec = evaluate or last_evaluation(challenger, base)
-    old, new = (evaluate_model(str(side.model.folder), spec, launch).folder for side in (champion, challenger))
+    new = evaluate_model(
+        str(challenger.model.folder), asked.spec, tasks_for(challenger, asked), launch=launch
+    ).outcome.folder
+    data = str(StageFolder(new).input("task_data"))  # so that the questions are the same
+    old = evaluate_model(
+        str(champion.model.folder), asked.spec, tasks_for(champion, asked), task_data=data, launch=launch
+    ).outcome.folder
     return decide(old, new, thresholds)
 
 

@@ -34,7 +34,8 @@ def promote(
     environment.prepare(paths.base_dir(), is_terminal=True)
     await_prefect = prefect_server.start(paths.base_dir())
     from flows import promote as promotion
-    from flows.evaluate_model import with_options
+    from flows.evaluate_model import tasks_for, what_is_asked
+    from flows.lineage import lineage_of
     from flows.model_ref import find_model
     from flows.promotion.decision import Thresholds
     from flows.promotion.page import rule, terminal_table
@@ -43,10 +44,15 @@ def promote(
     given = {"max_drop": max_drop, "confidence": confidence, "min_examples": min_examples}
     thresholds = parse_params(Thresholds, {key: value for key, value in given.items() if value is not None})
     names = [word.strip() for word in (tasks or "").split(",") if word.strip()]
-    folder = str(find_model(challenger, paths.base_dir()).model)
-    spec = with_options(folder, tasks=names, examples=examples, base=paths.base_dir())
+    base = paths.base_dir()
+    folder = find_model(challenger, base).model
+    lineage = lineage_of(folder, base)
+    counts = {"core_examples": examples, "chat_examples": examples} if examples else {}
+    asked = what_is_asked(lineage, names, None, base).changed(**counts)
     await_prefect()
-    result = promotion.promote(challenger or folder, name, alias, spec, thresholds)
+    result = promotion.promote(
+        challenger or str(folder), name, alias, asked.spec, thresholds, tasks=tasks_for(lineage, asked)
+    )
     if result.rows:
         console.print(terminal_table(rule(thresholds), result.rows))
     tell(result.headline)

@@ -70,6 +70,7 @@ class Stage:
     measured_on: Callable[[PipelineSpec], dict[str, "Stage"]] = lambda spec: {}  # inputs that change no output
     uses_torchrun: bool = False
     reads_hub: bool = False
+    asks_endpoint: bool = False  # with the API key of this environment
     shard_tasks: "ShardWork | None" = None
 
 
@@ -307,6 +308,7 @@ def run(job: Job, folder_lock: int) -> Manifest:
         launch=job.spec.launch,
         uses_torchrun=job.stage.uses_torchrun,
         keeps_hub_token=job.stage.reads_hub,
+        keeps_api_key=job.stage.asks_endpoint,
         stall_minutes=(job.params.full.get("runtime") or {}).get("stall_minutes"),
     )
     if job.stage.uses_torchrun:

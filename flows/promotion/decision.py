@@ -1,27 +1,21 @@
 """Whether a challenger may take the champion's place: what both evaluations say of the same examples.
 
-    artifacts/evaluate_*/<fingerprint>/{scores.json, records/TASK.jsonl}  twice  ->  Decision
+    artifacts/evaluate_*/<fingerprint>/{scores.json, records/TASK.parquet}  twice  ->  Decision
 
-Only equal questions are compared: a task counts where its version, its prompts (by their hash), its number of examples
-and whatever else describes it are the same in both evaluations.
+Only equal questions are compared (flows/paired.py), and where one task cannot be, nobody is promoted.
 """
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from flows.promotion.statistics import Difference, mean_difference, paired_difference
-from nanochat_core import artifacts
-from nanochat_core.errors import ArtifactError
+from flows.paired import OVERALL, Pair, pairs_of
+from flows.promotion.statistics import Difference
 from nanochat_core.spec_base import Spec
 
-OVERALL = "overall"
-MEASURED = ("accuracy", "stderr", "centered")  # of a task in scores.json; all else says what was asked
 Verdict = Literal["better", "not worse", "worse", "unclear", "too few examples", "not comparable"]
 PASSED: tuple[Verdict, ...] = ("better", "not worse")
 
@@ -40,14 +34,6 @@ class Thresholds(Spec):
         0.95, gt=0.5, lt=1, description="share of such intervals (two-sided) that hold the true difference"
     )
     min_examples: int = Field(100, ge=2, description="examples that each task must have for its interval to count")
-
-
-@dataclass(frozen=True)
-class TaskVerdicts:
-    """One task of one evaluation: what was asked (`identity`), and each example's share of right answers, by index."""
-
-    identity: Mapping[str, Any]
-    shares: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -90,33 +76,19 @@ class Decision:
 
 def decide(champion: Path, challenger: Path, thresholds: Thresholds) -> Decision:
     """Compare two finished evaluations. Raises ArtifactError where their records cannot be read."""
-    old, new = read_evaluation(champion), read_evaluation(challenger)
-    tasks = list(dict.fromkeys([*old, *new]))
-    rows = [compare(task, old.get(task), new.get(task), thresholds) for task in tasks]
-    differences = [row.difference for row in rows if row.difference is not None]
-    if not differences:
-        return Decision([*rows, Row(OVERALL, "not comparable", note="no task was asked in the same way of both")])
-    overall = mean_difference(differences, confidence=thresholds.confidence)
-    return Decision([*rows, Row(OVERALL, verdict_on(overall, thresholds.max_drop), overall)])
+    names = ("the champion", "the challenger")
+    pairs = pairs_of(champion, challenger, confidence=thresholds.confidence, names=names)
+    return Decision([row_of(pair, thresholds) for pair in pairs])
 
 
-def compare(task: str, old: TaskVerdicts | None, new: TaskVerdicts | None, thresholds: Thresholds) -> Row:
-    """Return the verdict on one task."""
-    if old is None or new is None:
-        return Row(task, "not comparable", note=f"only the {'challenger' if old is None else 'champion'} was asked")
-    if different := what_differs(old.identity, new.identity):
-        return Row(task, "not comparable", note=different)
-    if old.shares.keys() != new.shares.keys():
-        return Row(task, "not comparable", note="not the same examples were asked")
-    indices = sorted(old.shares)
-    found = paired_difference(
-        [old.shares[index] for index in indices],
-        [new.shares[index] for index in indices],
-        confidence=thresholds.confidence,
-    )
-    if found.n < thresholds.min_examples:
-        return Row(task, "too few examples", found, f"{found.n} of at least {thresholds.min_examples}")
-    return Row(task, verdict_on(found, thresholds.max_drop), found)
+def row_of(pair: Pair, thresholds: Thresholds) -> Row:
+    """Return the verdict on one task, or on all of them."""
+    found = pair.difference
+    if found is None:
+        return Row(pair.task, "not comparable", note=pair.note)
+    if pair.task != OVERALL and found.n < thresholds.min_examples:
+        return Row(pair.task, "too few examples", found, f"{found.n} of at least {thresholds.min_examples}")
+    return Row(pair.task, verdict_on(found, thresholds.max_drop), found)
 
 
 def verdict_on(difference: Difference, max_drop: float) -> Verdict:
@@ -133,38 +105,3 @@ def verdict_on(difference: Difference, max_drop: float) -> Verdict:
     if difference.low >= -max_drop / 100:
         return "not worse"
     return "worse" if difference.high < 0 else "unclear"
-
-
-def what_differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return in what two descriptions of a task differ, or nothing.
-
-    >>> what_differs({"version": 1, "prompt_hash": "ab"}, {"version": 2, "prompt_hash": "ab"})
-    'version 1 against 2'
-    """
-    names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} {old.get(name)} against {new.get(name)}" for name in names)
-
-
-def read_evaluation(folder: Path) -> dict[str, TaskVerdicts]:
-    """Return the tasks of a finished evaluation. Raises ArtifactError where its files cannot be read."""
-    tasks = artifacts.read_json(folder / "scores.json")["tasks"]
-    return {
-        name: TaskVerdicts(
-            {key: value for key, value in summary.items() if key not in MEASURED},
-            read_shares(folder / "records" / f"{name}.jsonl"),
-        )
-        for name, summary in tasks.items()
-    }
-
-
-def read_shares(path: Path) -> dict[int, float]:
-    """Return {index of an example: share of its samples that are right}. Raises ArtifactError, naming the file."""
-    verdicts: dict[int, list[bool]] = {}
-    try:
-        with open(path, encoding="utf-8") as file:  # its lines end with \n alone: answers may hold U+2028
-            for line in file:
-                record = json.loads(line)
-                verdicts.setdefault(int(record["index"]), []).append(bool(record["correct"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"Cannot read the verdicts in {path}: {error}. Evaluate the model again.") from None
-    return {index: math.fsum(found) / len(found) for index, found in verdicts.items()}

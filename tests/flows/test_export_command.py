@@ -11,7 +11,9 @@ from typer.testing import CliRunner, Result
 from flows import launch
 from flows.cli import app
 from flows.earlier_model import with_earlier
-from flows.evaluate_model import evaluate_model, spec_for, with_options
+from flows.evaluate_model import evaluate_model, spec_for, what_is_asked
+from flows.evaluation_data import in_folder
+from flows.evaluation_request import Asked
 from flows.gc import Rules, survey
 from flows.lineage import lineage_of
 from flows.model_ref import find_model
@@ -112,8 +114,10 @@ def test_an_imported_model_is_evaluated_on_what_is_here(finished: FakeStages) ->
     chat, text = imported(finished.base, "sft"), imported(finished.base, "base")
     lineage = lineage_of(chat, finished.base)
     assert (lineage.stage, lineage.shape.n_embd, lineage.task_data.source) == ("sft", 32, "local")
-    assert evaluate_model(str(chat), with_options(str(chat), tasks=["Facts"], examples=5, base=finished.base))
-    base = spec_for(lineage_of(text, finished.base), EvaluateSpec(core_examples=0, bpb_tokens=4096), LaunchSpec())
+    assert evaluate_model(str(chat), what_is_asked(lineage, ["Facts"], None, finished.base).spec)
+    of_text = lineage_of(text, finished.base)
+    asked = Asked(("bpb",), EvaluateSpec(bpb_tokens=4096))
+    base = spec_for(of_text, asked, in_folder(of_text.outcomes["task_data"].folder), LaunchSpec())
     assert base.pretrain.model.n_embd == 32 and "download" in lineage_of(text, finished.base).outcomes
     assert finished.ran() == ["evaluate_sft"]
 

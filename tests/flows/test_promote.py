@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import FlowRun
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.evaluate_model import with_options
+from flows.evaluate_model import what_is_asked
+from flows.lineage import lineage_of
 from flows.model_ref import find_model
 from flows.promote import promote
 from flows.promotion.decision import Thresholds
@@ -49,7 +50,8 @@ def test_a_worse_challenger_is_kept_out_and_a_better_one_takes_the_place(
     accuracy = {champion: (0.5, 0.5), worse: (0.6, 0.4), better: (0.49, 0.8)}
     shares = {model.name: dict(zip(TASKS, pair, strict=True)) for model, pair in accuracy.items()}
     monkeypatch.setenv("FAKE_ACCURACY", json.dumps(shares))
-    asked = with_options(str(better), tasks=TASKS, examples=400, base=finished.base)
+    lineage = lineage_of(better, finished.base)
+    asked = what_is_asked(lineage, TASKS, None, finished.base).changed(chat_examples=400).spec
     place = "models:/nanochat-contest@champion"
 
     first = promote("sft", "nanochat-contest", evaluate=asked)

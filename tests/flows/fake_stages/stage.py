@@ -62,22 +62,36 @@ def stage_is_evaluation(folder: StageFolder) -> bool:
 
 
 def write_verdicts(folder: StageFolder) -> None:
-    """Write what tasks_eval.run does. Of the made-up questions, a better model gets the same ones right, and more."""
+    """Write what tasks_eval.run does. Of the made-up questions, a better model gets the same ones right, and more.
+
+    A model behind a URL is called by its name there.
+    """
+    from tasks_eval.records import Record, write_records
     from tasks_eval.scores import summarize
 
-    shares = json.loads(os.environ["FAKE_ACCURACY"])[folder.input("model").name]
-    count = folder.request.params["chat_examples"]
+    params = folder.request.params
+    name = params["endpoint"]["model"] if "endpoint" in params else folder.input("model").name
+    shares = json.loads(os.environ["FAKE_ACCURACY"])[name]
     (folder.path / "records").mkdir(exist_ok=True)
     tasks = {}
-    for task in folder.request.params["chat_tasks"]:
+    for task, count in questions_of(params).items():
+        right = round(shares[task] * count)
         records = [
-            {"index": i, "task": task, "prompt_sha256": f"{task} {i}", "correct": i < round(shares[task] * count)}
+            Record(
+                i, task, prompt=f"{task} {i}", prompt_sha256=f"{task} {i}", expected="", correct=i < right, answer=""
+            )
             for i in range(count)
         ]
-        text = "".join(f"{json.dumps(record)}\n" for record in records)
-        (folder.path / "records" / f"{task}.jsonl").write_text(text)
+        write_records(folder.path / "records" / f"{task}.parquet", records)
         tasks[task] = summarize(records, baseline=0.0) | {"version": 1}
     (folder.path / "scores.json").write_text(json.dumps({"tasks": tasks}))
+
+
+def questions_of(params: dict[str, Any]) -> dict[str, int]:
+    """Return {task: number of its questions}."""
+    core = params["core_tasks"] or ("copa", "piqa") if "core" in params["measures"] and params["core_examples"] else ()
+    chat = params["chat_tasks"] if "chat" in params["measures"] else ()
+    return {task: params["core_examples"] for task in core} | {task: params["chat_examples"] for task in chat}
 
 
 def planted_loss(params: dict[str, Any]) -> float:

@@ -10,6 +10,7 @@ import pytest
 
 from flows.promotion.decision import Decision, Thresholds, decide
 from nanochat_core.errors import ArtifactError
+from tasks_eval.records import Record, write_records
 from tasks_eval.scores import summarize
 
 
@@ -19,12 +20,11 @@ def evaluation(folder: Path, **tasks: Sequence[bool | Sequence[bool]]) -> Path:
     scores = {}
     for task, verdicts in tasks.items():
         records = [
-            {"index": i, "task": task, "prompt_sha256": f"{task}{i}", "answer": "\u2028", "correct": correct}
+            Record(i, task, prompt="", prompt_sha256=f"{task}{i}", expected="", correct=is_right, answer="", sample=k)
             for i, row in enumerate(verdicts)
-            for correct in ([row] if isinstance(row, bool) else row)
+            for k, is_right in enumerate([row] if isinstance(row, bool) else row)
         ]
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        (folder / "records" / f"{task}.jsonl").write_text("".join(lines))
+        write_records(folder / "records" / f"{task}.parquet", records)
         scores[task] = summarize(records, baseline=0.0) | {"version": 1, "kind": "generative"}
     (folder / "scores.json").write_text(json.dumps({"tasks": scores}))
     return folder
@@ -117,6 +117,7 @@ def test_samples_of_a_question_are_averaged_before_questions_are_compared(tmp_pa
 def test_records_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     champion = evaluation(tmp_path / "old", Facts=right(200))
     challenger = evaluation(tmp_path / "new", Facts=right(200))
-    (challenger / "records" / "Facts.jsonl").write_text('{"index": 3}\n')
-    with pytest.raises(ArtifactError, match=r"new/records/Facts.jsonl: 'correct'. Evaluate the model again"):
+    broken = challenger / "records" / "Facts.parquet"
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match=r"new/records/Facts.parquet: .* Evaluate the model again"):
         decide(champion, challenger, Thresholds())

@@ -1,0 +1,77 @@
+"""Which task data a model is asked from: its own where that has all that is needed, else what is here, else the Hub's.
+
+So a model of the built-in text can be asked GSM8K, and a model behind a URL anything at all.
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from flows.lineage import outcome_of
+from flows.stage import StageOutcome
+from nanochat_core import artifacts, paths
+from nanochat_core.artifacts import Manifest
+from nanochat_core.errors import ArtifactError
+from nanochat_core.specs import TaskDataset, TaskDataSpec, parse_params
+
+
+@dataclass(frozen=True)
+class AskedData:
+    """Task data, and where it lies; None: it is to be fetched."""
+
+    spec: TaskDataSpec
+    outcome: StageOutcome | None
+
+
+def data_for(needed: Set[str], base: Path, *, own: Sequence[StageOutcome], given: Path | None = None) -> AskedData:
+    """Return task data that has these data sets.
+
+    `own` is that of the models, the first first; `given` is what the user insists on, with or without all that is
+    needed. Raises ArtifactError where `given` is no task data.
+    """
+    if given is not None:
+        return in_folder(given)
+    for outcome in own:
+        found = in_folder(outcome.folder)
+        if not outcome.is_pruned and needed <= set(datasets_of(found.spec)):
+            return found
+    spec = TaskDataSpec(datasets=tuple(name for name in get_args(TaskDataset) if name in needed))
+    return newest_with(needed, spec, base) or AskedData(spec, None)
+
+
+def newest_with(needed: Set[str], like: TaskDataSpec, base: Path) -> AskedData | None:
+    """Return the newest task data that has these data sets, from the same addresses or else of a text, if there is any
+    that is whole."""
+    elsewhere = frozenset({"datasets"})
+    known: list[tuple[bool, float, Path]] = []
+    for folder in (paths.artifacts_dir(base) / "task_data").glob("*"):
+        manifest = artifacts.read_manifest(folder)
+        if manifest is None or not is_usable(folder, manifest):
+            continue
+        spec = spec_of(manifest)
+        is_like = spec.output_params(exclude=elsewhere) == like.output_params(exclude=elsewhere)
+        if needed <= set(datasets_of(spec)) and (is_like or spec.source != "hub"):
+            known.append((is_like, manifest.created, folder))
+    return in_folder(max(known)[2]) if known else None
+
+
+def is_usable(folder: Path, manifest: Manifest) -> bool:
+    return not manifest.is_pruned and not artifacts.damaged_files(folder, manifest)
+
+
+def in_folder(folder: Path) -> AskedData:
+    """Return the task data in a folder; raises ArtifactError where there is none."""
+    manifest = artifacts.read_manifest(folder)
+    if manifest is None or manifest.stage != "task_data":
+        raise ArtifactError(f"{folder} holds no task data: name a folder below artifacts/task_data.")
+    return AskedData(spec_of(manifest), outcome_of(folder.absolute()))
+
+
+def spec_of(manifest: Manifest) -> TaskDataSpec:
+    return parse_params(TaskDataSpec, manifest.params)
+
+
+def datasets_of(spec: TaskDataSpec) -> Sequence[str]:
+    """Return what there is: without the Hub, words of the text and nothing else."""
+    return cast(Sequence[str], spec.datasets) if spec.source == "hub" else ("words",)
