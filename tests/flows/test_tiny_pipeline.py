@@ -8,6 +8,7 @@ import pytest
 from flows import launch
 from flows.pipeline import pipeline
 from flows.tracking_points import PointReader
+from nanochat_core.metrics import read_metrics
 from tests.flows.tiny import tiny
 
 SHARED = {
@@ -39,6 +40,11 @@ def test_the_real_pipeline_runs_and_its_second_run_is_cached(
         if outcome.stage in TRAINING:
             names = {point.key for point in PointReader(outcome.folder / "metrics.jsonl").new_points()}
             assert names == SHARED | TRAINING[outcome.stage], outcome.stage
+    stages = {outcome.stage: outcome for outcome in first.outcomes}
+    for stage, evaluation in (("midtrain", "evaluate_mid"), ("sft", "evaluate_sft")):  # the same first questions
+        last = read_metrics(stages[stage].folder / "metrics.jsonl")[-1]
+        for task in ("Arithmetic", "Facts"):
+            assert last[f"eval/{task}/accuracy"] == stages[evaluation].metrics[f"accuracy/{task}"]
     assert {f"{stage}_chatcore" for stage in ("midtrain", "sft")} <= {
         path.stem for path in (first.report / "plots").iterdir()
     }
