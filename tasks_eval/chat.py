@@ -2,15 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanochat_core.inference.interface import Completion, Conversation, GenerateRequest, TextModel
 from tasks_eval.grading import grade
-from tasks_eval.multiple_choice import choose_letters
-from tasks_eval.scores import Record
+from tasks_eval.records import Record
 from tasks_eval.task import Task
 from tasks_eval.verdict import Verdict
 
@@ -26,10 +26,16 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     seed: int = 42
+    use_tools: bool = True
 
 
 def score_examples(
-    model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling, *, report: Callable[[int], None]
+    model: TextModel,
+    task: Task,
+    indices: Sequence[int],
+    sampling: Sampling,
+    *,
+    report: Callable[[int], None] = lambda count: None,
 ) -> list[Record]:
     """Return the records of the examples at `indices`, in order; `report` hears how many are done."""
     ask = _ask_letters if task.kind == "multiple_choice" else _ask_freely
@@ -47,12 +53,17 @@ def prompt_of(example: Conversation) -> Conversation:
 
 
 def _ask_letters(model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling) -> list[Record]:
+    """Ask for the likeliest letter of each question: of equals, the first."""
     examples = [task[index] for index in indices]
-    letters = choose_letters(model, examples)
-    return [
-        _record(task, index, example, letter, Verdict(letter == example["answer"], letter))
-        for index, example, letter in zip(indices, examples, letters, strict=True)
-    ]
+    logits = model.choice_logits(list(map(prompt_of, examples)), [example["letters"] for example in examples])
+    records = []
+    for index, example, row in zip(indices, examples, logits, strict=True):
+        letter = example["letters"][max(range(len(row)), key=row.__getitem__)]
+        total = math.log(math.fsum(math.exp(value - max(row)) for value in row)) + max(row)
+        record = _record(task, index, example, letter, Verdict(letter == example["answer"], letter))
+        logprobs = tuple(value - total for value in row)
+        records.append(replace(record, options=tuple(example["letters"]), logprobs=logprobs))
+    return records
 
 
 def _ask_freely(model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling) -> list[Record]:
@@ -65,6 +76,7 @@ def _ask_freely(model: TextModel, task: Task, indices: Sequence[int], sampling: 
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             seed=sampling.seed + index,
+            use_tools=sampling.use_tools,
         )
         for index, example in zip(indices, examples, strict=True)
     ]
@@ -76,7 +88,7 @@ def _ask_freely(model: TextModel, task: Task, indices: Sequence[int], sampling: 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # unit tests wait for their processes
         verdicts = pool.map(lambda sample: grade(task.meta(sample[1]), sample[3].text), samples)
         return [
-            {**_record(task, index, example, transcript(completion), verdict), "sample": number}
+            replace(_record(task, index, example, transcript(completion), verdict), sample=number)
             for (index, example, number, completion), verdict in zip(samples, verdicts, strict=True)
         ]
 
@@ -89,13 +101,15 @@ def transcript(completion: Completion) -> str:
 
 def _record(task: Task, index: int, example: Conversation, completion: str, verdict: Verdict) -> Record:
     prompt = json.dumps(prompt_of(example)["messages"], ensure_ascii=False)
-    return {
-        "index": index,
-        "task": task.name,
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
-        "completion": completion,
-        "answer": verdict.answer,
-        "expected": example["answer"],
-        "correct": verdict.is_correct,
-        "note": verdict.note,
-    }
+    return Record(
+        index=index,
+        task=task.name,
+        group=str(example[task.group_field]) if task.group_field else "",
+        prompt=prompt,
+        prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
+        completion=completion,
+        answer=verdict.answer,
+        expected=str(example["answer"]),
+        correct=verdict.is_correct,
+        note=verdict.note,
+    )

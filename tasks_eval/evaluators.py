@@ -19,6 +19,7 @@ from tasks_eval.chat import Sampling, score_examples
 from tasks_eval.core.bundle import LABELS, CoreTask, read_bundle
 from tasks_eval.core.score import choose_tasks, score_items
 from tasks_eval.hub import TaskData
+from tasks_eval.sandbox.levels import require_sandbox
 from tasks_eval.scores import centered, mean_centered, standard_error
 from tasks_eval.task import Task, make_task
 
@@ -46,11 +47,13 @@ def core(spec: EvaluatorSpec, task_data: Path) -> "CoreEvaluator":
 
 
 def chatcore(spec: EvaluatorSpec, task_data: Path) -> "ChatEvaluator":
-    """Return the evaluator `chatcore`. Raises SpecError for a task that is unknown or cannot be graded."""
+    """Return the evaluator `chatcore`. Raises SpecError for a task that is unknown or cannot be graded here."""
     data = TaskData.open(task_data)
     tasks = [make_task(name, data, "test") for name in spec.tasks or CHEAP_TASKS]
     if ungraded := [task.name for task in tasks if task.grading is None]:
         raise SpecError(f"evaluators: chatcore cannot grade {', '.join(ungraded)}; take it out of its tasks.")
+    if any(task.grading == "unit_tests" for task in tasks):
+        require_sandbox()
     counts = [min(spec.examples, len(task)) for task in tasks]
     return ChatEvaluator({task.name: task for task in tasks}, counts, Sampling(spec.max_new_tokens))
 

@@ -1,9 +1,12 @@
-"""Multiple choice: how a question is written, and how a model is asked for its letter."""
+"""Multiple choice: how a question is written."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from nanochat_core.inference.interface import Conversation, TextModel
+from nanochat_core.inference.interface import Conversation
+
+OPENING = "Multiple Choice question: "
+ENDING = "Respond only with the letter of the correct answer."
 
 
 def choice_question(question: str, choices: Sequence[str], letters: Sequence[str]) -> str:
@@ -17,7 +20,7 @@ def choice_question(question: str, choices: Sequence[str], letters: Sequence[str
     Respond only with the letter of the correct answer.
     """
     lines = "".join(f"- {choice}={letter}\n" for choice, letter in zip(choices, letters, strict=True))
-    return f"Multiple Choice question: {question}\n{lines}\nRespond only with the letter of the correct answer."
+    return f"{OPENING}{question}\n{lines}\n{ENDING}"
 
 
 def choice_example(
@@ -29,13 +32,3 @@ def choice_example(
         {"role": "assistant", "content": answer},
     ]
     return {"messages": messages, **fields, "letters": list(letters), "answer": answer}
-
-
-def choose_letters(model: TextModel, examples: Sequence[Conversation]) -> list[str]:
-    """Return the letter that the model puts first for each example (the first of equals)."""
-    prompts = [{"messages": example["messages"][:-1]} for example in examples]
-    logits = model.choice_logits(prompts, [example["letters"] for example in examples])
-    return [
-        example["letters"][max(range(len(row)), key=row.__getitem__)]
-        for example, row in zip(examples, logits, strict=True)
-    ]

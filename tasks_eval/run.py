@@ -1,36 +1,39 @@
-"""Stage evaluate_*: measure one model, with a verdict for each example on disk.
+"""Stage evaluate_*: measure one model, with a record of each answer on disk.
 
     torchrun -m tasks_eval.run FOLDER/spec.json
 
-base: CORE, bits per byte, samples. mid, sft, rl: chat tasks. Each rank answers every W-th example; rank 0 merges the
-records in order, so the result does not depend on the number of ranks.
+`measures` says what: CORE, bits per byte, samples, chat tasks. The model is a finished stage's, or answers behind a URL
+(`endpoint`). Killed, the evaluation goes on where it was; the result does not depend on the number of ranks.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat_core.artifacts import StageFolder, run_stage, write_bytes, write_json
+from nanochat_core.artifacts import StageFolder, run_stage, write_json
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import SpecError
+from nanochat_core.inference.endpoint import EndpointModel
 from nanochat_core.inference.interface import GenerateRequest, TextModel
 from nanochat_core.inference.load import load_text_model
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import EvaluateSpec, parse_params
 from nanochat_core.training.validate import measure_bpb
+from tasks_eval.blocks import Answering, QuestionSet, Report
 from tasks_eval.chat import Sampling, score_examples
+from tasks_eval.core import score as core
 from tasks_eval.core.bundle import CoreTask, read_bundle
-from tasks_eval.core.score import choose_tasks, core_summary, score_items
 from tasks_eval.hub import TaskData
-from tasks_eval.sandbox.jail import RLIMITS
-from tasks_eval.sandbox.process import sandbox_level
-from tasks_eval.scores import Record, chatcore, summarize
+from tasks_eval.records import Record, write_records
+from tasks_eval.sandbox.levels import permit_unsafe, require_sandbox
+from tasks_eval.scores import chatcore, summarize
 from tasks_eval.task import Task, make_task
 
-CORE_VERSION = 1
+LOGS = "log"
 SAMPLE_TOKENS = 32
 SAMPLE_PROMPTS = (
     "The capital of France is",
@@ -44,31 +47,21 @@ SAMPLE_PROMPTS = (
 
 Scores = dict[str, Any]
 Split = Literal["train", "validation"]  # of the text
-Report = Callable[[int], None]
+Measure = Literal["core", "bpb", "samples", "chat"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One run of this stage, as each rank sees it."""
+class Plan:
+    """What is to be measured: checked before a model is loaded."""
 
-    folder: StageFolder
-    spec: EvaluateSpec
-    model: TextModel
-    world: World
-    report: Report
+    core: Sequence[QuestionSet] = ()
+    chat: Sequence[QuestionSet] = ()
+    splits: Sequence[Split] = ()  # whose bits per byte are measured
+    has_samples: bool = False
 
-    def share(self, count: int) -> list[int]:
-        """Return this rank's indices out of range(count)."""
-        return list(range(self.world.rank, count, self.world.size))
-
-    def merge(self, name: str, records: list[Record]) -> list[Record]:
-        """Return all ranks' records in order of index; rank 0 writes them to records/<name>.jsonl."""
-        gathered = self.world.gather_bytes(json.dumps(records).encode())
-        merged = sorted((record for data in gathered for record in json.loads(data)), key=lambda row: row["index"])
-        if self.world.is_main:
-            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in merged)
-            write_bytes(self.folder.path / "records" / f"{name}.jsonl", text.encode())
-        return merged
+    @property
+    def questions(self) -> int:
+        return sum(questions.count for questions in (*self.core, *self.chat))
 
 
 def main() -> None:
@@ -78,80 +71,120 @@ def main() -> None:
 def evaluate(folder: StageFolder) -> None:
     """Measure the model, write records/, scores.json and result.json; raises NanochatError for a bad spec or data."""
     params = dict(folder.request.params)
-    model_name = params.pop("model_name", None)
+    params.pop("model_name", None)
+    measures, endpoint = params.pop("measures"), params.pop("endpoint", None)
     spec = parse_params(EvaluateSpec, params)
-    data = TaskData.open(folder.input("task_data"))
-    work = plan_base(spec, data) if model_name == "base" else plan_chat(spec, data)
+    plan = plan_of(spec, measures, TaskData.open(folder.input("task_data")))
     (folder.path / "records").mkdir(exist_ok=True)
     with joined_world() as world:
-        model = load_text_model(
-            folder.input("model"), folder.input("tokenizer"), device=world.device, batch_tokens=spec.batch_tokens
-        )
-        with progress(folder.path, world, work.examples) as report:
-            scores = work.measure(Evaluation(folder, spec, model, world, report))
+        model: TextModel = EndpointModel(**endpoint) if endpoint else _model_of(folder, spec, world)
+        with progress(folder.path, world, plan.questions) as report:
+            answering = Answering(model, world, folder.path / LOGS, report)
+            scores = measure(plan, answering, folder.path)
+        if plan.splits:
+            scores["bpb"] = _measure_bpb(folder, spec, world, plan.splits)
         if world.is_main:
             write_scores(folder, scores)
         world.barrier()
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is to be measured: checked before a model is loaded."""
+def _model_of(folder: StageFolder, spec: EvaluateSpec, world: World) -> TextModel:
+    return load_text_model(
+        folder.input("model"),
+        folder.input("tokenizer"),
+        device=world.device,
+        batch_tokens=spec.batch_tokens,
+        tool=spec.tool,
+    )
 
-    examples: int
-    measure: Callable[[Evaluation], Scores]
+
+def plan_of(spec: EvaluateSpec, measures: Sequence[Measure], data: TaskData) -> Plan:
+    """Return what to measure. Raises SpecError for a task that is unknown or cannot be graded, or without its data;
+    SandboxError where code is to be run and the machine cannot shut it in."""
+    return Plan(
+        core=plan_core(spec, data) if "core" in measures else (),
+        chat=plan_chat(spec, data) if "chat" in measures else (),
+        splits=("train", "validation") if "bpb" in measures and spec.bpb_tokens else (),
+        has_samples="samples" in measures,
+    )
 
 
-def plan_base(spec: EvaluateSpec, data: TaskData) -> Work:
-    """Return the measuring of a base model; without a CORE bundle there is no CORE. Raises SpecError, DataError."""
+def plan_core(spec: EvaluateSpec, data: TaskData) -> list[QuestionSet]:
+    """Return the tasks of CORE; none where no example is asked for, or neither a task is named nor the bundle there."""
     root = data.core_root() if spec.core_examples else None
-    tasks = choose_tasks(read_bundle(root), spec.core_tasks) if root else []
     if root is None and spec.core_tasks:
         raise SpecError(
             "evaluate.core_tasks names tasks, but the CORE bundle is not there: add 'core' to the data sets."
         )
-    items = [task.items() for task in tasks]
-    counts = [min(spec.core_examples, len(rows)) for rows in items]
-
-    def measure(run: Evaluation) -> Scores:
-        scores = _measure_core(run, tasks, items, counts) if tasks else {"tasks": {}}
-        return scores | {"bpb": _measure_bpb(run), "samples": greedy_samples(run.model)}
-
-    return Work(sum(counts), measure)
+    tasks = core.choose_tasks(read_bundle(root), spec.core_tasks) if root else []
+    return [_core_questions(task, spec) for task in tasks]
 
 
-def plan_chat(spec: EvaluateSpec, data: TaskData) -> Work:
-    """Return the measuring of a chat model on the spec's tasks. Raises SpecError for one unknown or not gradable."""
+def _core_questions(task: CoreTask, spec: EvaluateSpec) -> QuestionSet:
+    items = task.items()
+    about = {"kind": task.kind, "shots": task.shots, "version": core.VERSION, "seed": spec.seed}
+
+    def ask(model: TextModel, indices: Sequence[int]) -> list[Record]:
+        return core.score_items(model, task, items, indices)
+
+    def summarized(records: Sequence[Record]) -> dict[str, Any]:
+        return about | summarize(records, baseline=task.baseline)
+
+    return QuestionSet(task.label, min(spec.core_examples, len(items)), ask, summarized)
+
+
+def plan_chat(spec: EvaluateSpec, data: TaskData) -> list[QuestionSet]:
+    """Return the chat tasks of the spec, in its order."""
     if not spec.chat_tasks:
         raise SpecError("evaluate.chat_tasks is empty: name at least one task.")
     tasks = [make_task(name, data, "test") for name in spec.chat_tasks]
     if ungraded := [task.name for task in tasks if task.grading is None]:
         raise SpecError(f"evaluate.chat_tasks: {', '.join(ungraded)} cannot be graded; take it out of the list.")
-    counts = [min(spec.chat_examples or len(task), len(task)) for task in tasks]
-    return Work(sum(counts), lambda run: _measure_chat(run, tasks, counts))
+    return [_chat_questions(task, spec) for task in tasks]
 
 
-def _measure_core(
-    run: Evaluation, tasks: Sequence[CoreTask], items: Sequence[list[dict[str, Any]]], counts: Sequence[int]
-) -> Scores:
+def _chat_questions(task: Task, spec: EvaluateSpec) -> QuestionSet:
+    about: dict[str, Any] = {"kind": task.kind, "version": task.version, "seed": spec.seed}
+    if task.kind == "generative":
+        about["tool"] = spec.tool
+    runs_code = task.grading == "unit_tests"
+    if runs_code:
+        if spec.allow_unsafe_code:
+            permit_unsafe()
+        about["sandbox"] = require_sandbox()
+    sampling = Sampling(
+        spec.max_new_tokens, spec.num_samples, spec.temperature, spec.top_k, spec.seed, use_tools=spec.tool is not None
+    )
+
+    def summarized(records: Sequence[Record]) -> dict[str, Any]:
+        return about | summarize(records, baseline=task.baseline, can_vote=not runs_code)
+
+    ask = partial(score_examples, task=task, sampling=sampling)
+    count = min(spec.chat_examples or len(task), len(task))
+    return QuestionSet(task.name, count, lambda model, indices: ask(model, indices=indices), summarized)
+
+
+def measure(plan: Plan, answering: Answering, folder: Path) -> Scores:
+    """Answer all questions; rank 0 writes the records of each task to records/TASK.parquet. Returns the scores."""
     summaries = {}
-    for task, rows, count in zip(tasks, items, counts, strict=True):
-        records = run.merge(task.label, score_items(run.model, task, rows, run.share(count), report=run.report))
-        about = {"kind": task.kind, "shots": task.shots, "version": CORE_VERSION, "seed": run.spec.seed}
-        summaries[task.label] = summarize(records, baseline=task.baseline) | about
-    core = core_summary({label: row["centered"] for label, row in summaries.items()})
-    return {"tasks": summaries, "core": core}
+    for questions, records in answering.answer([*plan.core, *plan.chat]):
+        summaries[questions.name] = questions.summarize(records)
+        if answering.world.is_main:
+            write_records(folder / "records" / f"{questions.name}.parquet", records)
+    scores: Scores = {"tasks": summaries}
+    if plan.core:
+        scores["core"] = core.core_summary({part.name: summaries[part.name] for part in plan.core})
+    if plan.chat:
+        scores["chatcore"] = chatcore({part.name: summaries[part.name] for part in plan.chat})
+    if plan.has_samples:
+        scores["samples"] = greedy_samples(answering.model)
+    return scores
 
 
-def _measure_bpb(run: Evaluation) -> dict[str, float]:
-    """Return the bpb of both splits; empty where none was asked for."""
-    if not run.spec.bpb_tokens:
-        return {}
-    model, tokenizer, text = (run.folder.input(name) for name in ("model", "tokenizer", "text"))
-    splits: tuple[Split, ...] = ("train", "validation")
+def _measure_bpb(folder: StageFolder, spec: EvaluateSpec, world: World, splits: Sequence[Split]) -> dict[str, float]:
+    model, tokenizer, text = (folder.input(name) for name in ("model", "tokenizer", "text"))
     return {
-        split: measure_bpb(model, tokenizer, text, split, max_tokens=run.spec.bpb_tokens, world=run.world)
-        for split in splits
+        split: measure_bpb(model, tokenizer, text, split, max_tokens=spec.bpb_tokens, world=world) for split in splits
     }
 
 
@@ -167,32 +200,9 @@ def greedy_samples(model: TextModel) -> list[dict[str, str]]:
     ]
 
 
-def _measure_chat(run: Evaluation, tasks: Sequence[Task], counts: Sequence[int]) -> Scores:
-    spec = run.spec
-    sampling = Sampling(spec.max_new_tokens, spec.num_samples, spec.temperature, spec.top_k, spec.seed)
-    summaries = {}
-    for task, count in zip(tasks, counts, strict=True):
-        records = run.merge(task.name, score_examples(run.model, task, run.share(count), sampling, report=run.report))
-        about: dict[str, Any] = {"kind": task.kind, "version": task.version, "seed": spec.seed}
-        if task.grading == "unit_tests":
-            about["sandbox"] = _announced_level()
-        summaries[task.name] = summarize(records, baseline=task.baseline) | about
-    return {"tasks": summaries, "chatcore": chatcore(summaries)}
-
-
-def _announced_level() -> str:
-    """Return the sandbox's level, with a word in the log where model code could reach the network."""
-    level = sandbox_level()
-    if level == RLIMITS:
-        print(
-            "warning: the kernel grants no network namespace; model code runs with limits but with network", flush=True
-        )
-    return level
-
-
 @contextmanager
 def progress(folder: Path, world: World, total: int) -> Iterator[Report]:
-    """Yield what is to be called with each number of examples done; rank 0 writes it down, counted for all ranks."""
+    """Yield what is to be called with each number of questions answered; rank 0 writes down how far all are."""
     if not world.is_main:
         yield lambda count: None
         return
@@ -200,7 +210,7 @@ def progress(folder: Path, world: World, total: int) -> Iterator[Report]:
 
     def report(count: int) -> None:
         nonlocal done
-        done = min(done + count * world.size, total)
+        done = min(done + count, total)
         metrics.write(step=done, total_steps=total, progress="answering questions")
 
     with closing(MetricsWriter(folder / "metrics.jsonl")) as metrics:
@@ -208,19 +218,26 @@ def progress(folder: Path, world: World, total: int) -> Iterator[Report]:
 
 
 def write_scores(folder: StageFolder, scores: Scores) -> None:
+    """Write scores.json and result.json, and throw the logs of the answers away."""
     write_json(folder.path / "scores.json", scores)
-    records = [f"records/{name}.jsonl" for name in scores["tasks"]]
+    records = [f"records/{name}.parquet" for name in scores["tasks"]]
     folder.write_result(headline(scores), [*records, "scores.json"], scores)
+    shutil.rmtree(folder.path / LOGS, ignore_errors=True)
 
 
 def headline(scores: Scores) -> dict[str, float]:
-    """Return the scores as flat metrics: core, bpb_validation, chatcore, accuracy/TASK, stderr/TASK, n/TASK."""
-    metrics = {name: value for name, value in scores.get("core", {}).items() if name != "tasks"}
+    """Return the scores as flat metrics: core, core_stderr, chatcore, bpb_validation, accuracy/TASK, stderr/TASK, …"""
+    metrics: dict[str, float] = {}
+    if summary := scores.get("core"):
+        name = "core" if "core" in summary else "core_partial"
+        metrics |= {name: summary[name], "core_stderr": summary["stderr"]}
     metrics |= {f"bpb_{split}": value for split, value in scores.get("bpb", {}).items()}
-    if "chatcore" in scores:
-        metrics["chatcore"] = scores["chatcore"]["value"]
+    if summary := scores.get("chatcore"):
+        metrics |= {"chatcore": summary["value"], "chatcore_stderr": summary["stderr"]}
     for name, row in scores["tasks"].items():
         metrics |= {f"{number}/{name}": row[number] for number in ("accuracy", "stderr", "n")}
+        if curve := row.get("curve"):
+            metrics[f"pass_at_{curve[-1]['samples']}/{name}"] = curve[-1]["pass"]
     return metrics
 
 

@@ -62,8 +62,15 @@ class Completion:
 class TextModel(Protocol):
     """A model behind batched calls. Answers come in the order of the requests."""
 
-    bos: int
-    max_context: int
+    @property
+    def bos(self) -> int:
+        """The id that every text begins with."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that a prompt may have."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without BOS; text that spells a special token stays text."""

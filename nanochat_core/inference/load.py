@@ -82,9 +82,17 @@ class EngineModel:
 
 
 def load_text_model(
-    model_folder: Path, tokenizer_folder: Path, *, device: torch.device | None = None, batch_tokens: int = 16_384
+    model_folder: Path,
+    tokenizer_folder: Path,
+    *,
+    device: torch.device | None = None,
+    batch_tokens: int = 16_384,
+    tool: str | None = TOOL,
 ) -> EngineModel:
-    """Return the model of an artifact folder; raises CheckpointError where it is damaged or the tokenizer another's."""
+    """Return the model of an artifact folder, with a tool by its name (None: none).
+
+    Raises CheckpointError where the folder is damaged or the tokenizer another's, SpecError for an unknown tool.
+    """
     if device is None:
         device = choose_device()
         set_determinism(device)
@@ -92,5 +100,7 @@ def load_text_model(
     model, _ = load_model(model_folder, tokenizer_hash=tokenizer.hash, device=device)
     if device.type == "cpu":
         model.compute_dtype = torch.float32  # few CPUs compute in bfloat16, and those that do gain little on short rows
-    engine = Engine(model.eval(), tokenizer, limits=EngineLimits(kv_tokens=batch_tokens), tool=load_tool(TOOL))
+    engine = Engine(
+        model.eval(), tokenizer, limits=EngineLimits(kv_tokens=batch_tokens), tool=load_tool(tool) if tool else None
+    )
     return EngineModel(engine)

@@ -12,6 +12,30 @@ import yaml
 from nanochat_core.errors import DataError
 
 CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
+LABELS = (  # the 22 tasks of CORE
+    "agi_eval_lsat_ar",
+    "arc_challenge",
+    "arc_easy",
+    "bigbench_cs_algorithms",
+    "bigbench_dyck_languages",
+    "bigbench_language_identification",
+    "bigbench_operators",
+    "bigbench_qa_wikidata",
+    "bigbench_repeat_copy_logic",
+    "boolq",
+    "commonsense_qa",
+    "copa",
+    "coqa",
+    "hellaswag",
+    "hellaswag_zeroshot",
+    "jeopardy",
+    "lambada_openai",
+    "openbook_qa",
+    "piqa",
+    "squad",
+    "winograd",
+    "winogrande",
+)
 SHUFFLE_SEED = 1337
 REQUIRED_FIELDS: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("query", "choices", "gold"),
@@ -47,7 +71,7 @@ class CoreTask:
 
 
 def read_bundle(root: Path) -> list[CoreTask]:
-    """Return the tasks of the bundle in `root`, in its order; raises DataError where it is incomplete."""
+    """Return the tasks of the bundle in `root` whose items are there, in its order; raises DataError for a bad file."""
     try:
         entries = yaml.safe_load("\n".join(_lines(root / "core.yaml")))["icl_tasks"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
@@ -68,7 +92,7 @@ def read_bundle(root: Path) -> list[CoreTask]:
                 baseline=baselines[label],
             )
         )
-    return tasks
+    return [task for task in tasks if task.file.is_file()]
 
 
 def _baselines(path: Path) -> dict[str, float]:

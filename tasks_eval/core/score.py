@@ -7,19 +7,19 @@ CORE = mean over the tasks of (accuracy - baseline) / (1 - baseline)
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.inference.interface import Loglikelihood, LoglikelihoodRequest, TextModel
-from tasks_eval.core.bundle import CoreTask
+from tasks_eval.core.bundle import LABELS, CoreTask
 from tasks_eval.core.prompts import Item, render_prompts
+from tasks_eval.records import Record
+from tasks_eval.scores import mean_centered
 
-ALL_TASKS = 22
+VERSION = 1  # of the prompts and of who wins
 ITEMS_PER_CALL = 64
-
-Record = dict[str, Any]
 
 
 def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> list[CoreTask]:
@@ -32,7 +32,12 @@ def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> lis
 
 
 def score_items(
-    model: TextModel, task: CoreTask, items: Sequence[Item], indices: Sequence[int], *, report: Callable[[int], None]
+    model: TextModel,
+    task: CoreTask,
+    items: Sequence[Item],
+    indices: Sequence[int],
+    *,
+    report: Callable[[int], None] = lambda count: None,
 ) -> list[Record]:
     """Return a record with a verdict for each of the items at `indices`; `report` hears how many are done."""
     records: list[Record] = []
@@ -72,29 +77,56 @@ def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
 def _record(
     task: CoreTask, item: Item, index: int, prompts: Sequence[str], likelihoods: Sequence[Loglikelihood]
 ) -> Record:
-    """Return the verdict on one item. Losses are in nats a token."""
-    losses = [-likelihood.logprob_sum / likelihood.num_tokens for likelihood in likelihoods]
+    """Return the verdict on one item."""
     if task.kind == "language_modeling":
-        answer: int | bool = likelihoods[0].is_greedy
-        expected: int | bool = True
+        answer, expected = (item["continuation"] if likelihoods[0].is_greedy else None), item["continuation"]
     else:
-        answer, expected = min(range(len(losses)), key=losses.__getitem__), item["gold"]
-    return {
-        "index": index,
-        "task": task.label,
-        "prompt_sha256": [hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts],
-        "losses": [round(loss, 4) for loss in losses],
-        "answer": answer,
-        "expected": expected,
-        "correct": answer == expected,
-    }
+        losses = [-likelihood.logprob_sum / likelihood.num_tokens for likelihood in likelihoods]
+        answer, expected = str(min(range(len(losses)), key=losses.__getitem__)), str(item["gold"])
+    prompt, options = question_of(task, item, prompts)
+    return Record(
+        index=index,
+        task=task.label,
+        prompt=prompt,
+        prompt_sha256=hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+        options=options,
+        logprobs=tuple(likelihood.logprob_sum for likelihood in likelihoods),
+        num_tokens=tuple(likelihood.num_tokens for likelihood in likelihoods),
+        answer=answer,
+        expected=expected,
+        correct=answer == expected,
+    )
 
 
-def core_summary(centered: dict[str, float]) -> dict[str, Any]:
-    """Return {"core": mean} where all 22 tasks ran, else {"core_partial": mean}, with the `tasks` that it is over.
+def question_of(task: CoreTask, item: Item, prompts: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Return what an item's prompts have in common, as people read it, and its options.
 
-    >>> core_summary({"copa": 0.5, "piqa": 0.25})
-    {'core_partial': 0.375, 'tasks': ['copa', 'piqa']}
+    Of a schema item, whose options stand in the middle, "[…]" stands where they do.
     """
-    name = "core" if len(centered) == ALL_TASKS else "core_partial"
-    return {name: sum(centered.values()) / len(centered), "tasks": list(centered)}
+    if task.kind == "language_modeling":
+        return prompts[1].removesuffix(item["continuation"]), (item["continuation"],)
+    if task.kind == "multiple_choice":
+        return prompts[0].removesuffix(item["choices"][0]), tuple(item["choices"])
+    options = tuple(item["context_options"])
+    ending = f"{task.delimiter}{item['continuation']}"
+    return f"{prompts[0].removesuffix(options[0] + ending)}[…]{ending}", options
+
+
+def core_summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean centred accuracy of tasks, its standard error, their labels and which of the 22 are missing.
+
+    It is called "core" only where all 22 were measured, else "core_partial".
+
+    >>> copa = {"centered": 0.5, "stderr": 0.02, "baseline": 0.5}
+    >>> found = core_summary({"copa": copa})
+    >>> found["core_partial"], found["stderr"], len(found["missing"])
+    (0.5, 0.04, 21)
+    """
+    missing = [label for label in LABELS if label not in tasks]
+    value, stderr = mean_centered(tasks)
+    return {
+        "core_partial" if missing else "core": value,
+        "stderr": stderr,
+        "tasks": list(tasks),
+        "missing": missing,
+    }

@@ -1,7 +1,6 @@
-"""Multiple choice: how a question is written, and which letter a model chose."""
+"""Multiple choice: how a question is written, and what its example keeps."""
 
-from tasks_eval.multiple_choice import choice_example, choice_question, choose_letters
-from tests.fakes import FakeTextModel
+from tasks_eval.multiple_choice import choice_example, choice_question
 
 
 def test_each_letter_follows_its_choice_without_a_blank() -> None:
@@ -14,15 +13,3 @@ def test_an_example_keeps_its_letters_its_answer_and_other_fields() -> None:
     example = choice_example("Which?", ["x", "y"], ["1", "2"], "2", subject="sums")
     assert example["messages"][1] == {"role": "assistant", "content": "2"}
     assert (example["letters"], example["answer"], example["subject"]) == (["1", "2"], "2", "sums")
-
-
-def test_the_model_chooses_among_the_letters_of_each_question_and_never_sees_the_answer() -> None:
-    def answer(conversation: dict[str, list[dict[str, str]]]) -> str:
-        assert [message["role"] for message in conversation["messages"]] == ["user"]
-        return "2"
-
-    examples = [
-        choice_example("Which?", ["x", "y"], ["1", "2"], "1"),
-        choice_example("Who?", ["x", "y"], ["A", "B"], "B"),
-    ]
-    assert choose_letters(FakeTextModel(answer), examples) == ["2", "A"]

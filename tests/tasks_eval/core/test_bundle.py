@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_core.conflicts import CORE_LABELS
 from nanochat_core.errors import DataError
-from tasks_eval.core.bundle import read_bundle
+from tasks_eval.core.bundle import LABELS, read_bundle
 from tests.tasks_eval.core.bundle_files import ITEMS, write_bundle
 
 
@@ -53,3 +54,18 @@ def test_a_missing_or_broken_bundle_is_named(tmp_path: Path) -> None:
     (root / "core.yaml").write_text("nothing: here\n")
     with pytest.raises(DataError, match="has no list `icl_tasks`"):
         read_bundle(root)
+
+
+def test_a_task_without_its_items_is_left_out(tmp_path: Path) -> None:
+    root = write_bundle(tmp_path / "bundle")
+    (root / "eval_data" / "made" / "pronouns.jsonl").unlink()
+    assert [task.label for task in read_bundle(root)] == ["capitals", "endings"]
+
+
+def test_the_22_labels_are_those_that_specs_are_checked_with() -> None:
+    assert tuple(CORE_LABELS.split()) == LABELS and len(LABELS) == 22
+
+
+@pytest.mark.hub
+def test_the_real_bundle_has_the_22_tasks(hub_mirror: Path) -> None:
+    assert {task.label for task in read_bundle(hub_mirror / "eval_bundle")} == set(LABELS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nanochat_core.errors import SpecError
 from nanochat_core.inference.interface import Loglikelihood, LoglikelihoodRequest
-from tasks_eval.core.bundle import CoreTask, read_bundle
+from tasks_eval.core.bundle import LABELS, CoreTask, read_bundle
 from tasks_eval.core.score import choose_tasks, common_prefix_length, core_summary, make_requests, score_items
 from tests.fakes import BYTES, FakeTextModel
 from tests.tasks_eval.core.bundle_files import write_bundle
@@ -63,24 +63,44 @@ def test_the_lowest_mean_loss_wins_not_the_lowest_sum(tmp_path: Path) -> None:
 
     capitals = read_bundle(write_bundle(tmp_path / "bundle"))[0]
     items = capitals.items()
-    records = score_items(FakeTextModel(score=score), capitals, items, range(6), report=lambda count: None)
-    assert [record["answer"] for record in records] == [1] * 6
-    assert [record["correct"] for record in records] == [item["gold"] == 1 for item in items]
-    assert len(records[0]["prompt_sha256"]) == 2
+    records = score_items(FakeTextModel(score=score), capitals, items, range(6))
+    assert [record.answer for record in records] == ["1"] * 6
+    assert [record.correct for record in records] == [item["gold"] == 1 for item in items]
+    assert [record.options for record in records] == [tuple(item["choices"]) for item in items]
+    assert [record.logprobs for record in records] == [
+        tuple(-loss * count for loss, count in zip((2.0, 1.5), record.num_tokens, strict=True)) for record in records
+    ]
 
 
 def test_language_modeling_is_right_where_the_model_is_greedy(tmp_path: Path) -> None:
     endings = read_bundle(write_bundle(tmp_path / "bundle"))[2]
     for is_greedy in (True, False):
         model = FakeTextModel(score=lambda request, verdict=is_greedy: Loglikelihood(-1.0, 2, verdict))
-        records = score_items(model, endings, endings.items(), [3, 1], report=lambda count: None)
-        assert [(record["index"], record["correct"]) for record in records] == [(3, is_greedy), (1, is_greedy)]
+        records = score_items(model, endings, endings.items(), [3, 1])
+        assert [(record.index, record.correct) for record in records] == [(3, is_greedy), (1, is_greedy)]
+        assert [record.answer for record in records] == [(record.expected if is_greedy else None) for record in records]
 
 
-def test_core_is_named_core_only_where_all_tasks_ran() -> None:
-    assert core_summary({str(number): 0.5 for number in range(22)})["core"] == 0.5
-    partial = core_summary({"copa": 0.5, "piqa": 0.0})
-    assert partial == {"core_partial": 0.25, "tasks": ["copa", "piqa"]}
+def test_a_record_shows_the_question_and_its_options_as_people_read_them(tmp_path: Path) -> None:
+    capitals, pronouns, endings = read_bundle(write_bundle(tmp_path / "bundle"))
+    shown = {}
+    for made in (capitals, pronouns, endings):
+        record = score_items(FakeTextModel(), made, made.items(), [0])[0]
+        shown[made.label] = record.prompt.rpartition("\n\n")[2], record.options
+    item, ending = capitals.items()[0], endings.items()[0]
+    assert shown["capitals"] == (f"{item['query']}\nAnswer: ", tuple(item["choices"]))
+    assert shown["pronouns"] == ("[…] ran away.", tuple(pronouns.items()[0]["context_options"]))
+    assert shown["endings"] == (f"{ending['context'].strip()} ", (ending["continuation"],))
+
+
+def test_core_is_named_core_only_where_all_22_tasks_ran() -> None:
+    row = {"centered": 0.5, "stderr": 0.02, "baseline": 0.0}
+    whole = core_summary(dict.fromkeys(LABELS, row))
+    assert whole["core"] == 0.5 and whole["missing"] == [] and whole["stderr"] == pytest.approx(0.02 / 22**0.5)
+    for labels in (LABELS[1:], [*LABELS[1:], "another"]):
+        partial = core_summary(dict.fromkeys(labels, row))
+        assert "core" not in partial and partial["core_partial"] == 0.5
+        assert partial["missing"] == [LABELS[0]] and partial["tasks"] == list(labels)
 
 
 def test_an_unknown_label_is_refused_with_the_closest_one(tmp_path: Path) -> None:
