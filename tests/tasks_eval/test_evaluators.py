@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.errors import SpecError
+from nanochat_core.errors import NanochatError, SpecError
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.inference.interface import Conversation, Loglikelihood, LoglikelihoodRequest
 from nanochat_core.training.evaluators import load_evaluator
+from tasks_eval import evaluators
 from tasks_eval.core.bundle import LABELS
 from tasks_eval.hub import TaskData
 from tests.fakes import FakeTextModel
@@ -78,9 +79,21 @@ def test_chatcore_asks_the_cheap_tasks_where_none_is_named(data: TaskData) -> No
 
 
 def test_chatcore_answers_questions_in_text_too(data: TaskData) -> None:
-    spec = EvaluatorSpec(name="chatcore", tasks=("GSM8K", "HumanEval"), examples=2)
+    spec = EvaluatorSpec(name="chatcore", tasks=("GSM8K", "Arithmetic"), examples=8)
     found = measured(spec, data.folder, FakeTextModel(answer=lambda conversation: "#### 3"))
-    assert found["GSM8K/accuracy"] in (0.0, 0.5) and found["HumanEval/accuracy"] == 0.0
+    assert found["GSM8K/accuracy"] == 1 / 8 and found["Arithmetic/accuracy"] < 1
+
+
+def test_programs_are_asked_for_only_where_a_sandbox_holds_them(
+    data: TaskData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> str:
+        raise NanochatError("This machine has no sandbox")
+
+    monkeypatch.setattr(evaluators, "require_sandbox", refuse)
+    load_evaluator(EvaluatorSpec(name="chatcore"), data.folder)
+    with pytest.raises(NanochatError, match="no sandbox"):
+        load_evaluator(EvaluatorSpec(name="chatcore", tasks=("HumanEval",)), data.folder)
 
 
 def test_what_cannot_be_measured_is_refused_before_the_first_step(data: TaskData) -> None:
