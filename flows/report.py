@@ -17,24 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from flows.launch import git_commit
-from flows.report_evaluation.answers import Evaluation, read_evaluation
-from flows.report_evaluation.differences import differences_of
-from flows.report_evaluation.examples import PAGE
+from flows.report_evaluation.answers import read_evaluation
+from flows.report_evaluation.content import evaluation_content
+from flows.report_evaluation.page import write_pages
 from flows.report_pages import render
 from flows.report_plots import plots_of
 from flows.stage import StageOutcome
-from nanochat_core.artifacts import read_json, write_bytes, write_json
+from nanochat_core.artifacts import read_json, write_json
 from nanochat_core.hardware import describe
 from nanochat_core.metrics import read_metrics
 from nanochat_core.paths import reports_dir
-from nanochat_core.recipes import PUBLISHED
 from nanochat_core.specs import LaunchSpec, PipelineSpec
 
 LATEST = "latest"
 TRAINING_STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}  # model -> the stage that made it
 VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
-CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_")  # how the names of those without a GPU begin
-ANSWERS_SHOWN = 2  # of each task, among the samples
+# How the names of the stages without a GPU begin.
+CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_", "contamination")
 PACKAGES = ("flows", "nanochat_core", "tasks_eval", "deployments")
 
 
@@ -54,21 +53,11 @@ def report(base: Path, spec: PipelineSpec, outcomes: Sequence[StageOutcome], run
     `run_name` names a folder (flows/pipeline_run.py checks that). Raises ArtifactError where a stage has no result.
     """
     stages = {outcome.stage: read_stage(outcome) for outcome in outcomes}
-    evaluations = [
-        read_evaluation(model, files.details, files.outcome.folder) for model, files in evaluations_of(stages).items()
-    ]
-    collected = collect(spec, stages, run_name) | {
-        "differences": differences_of(evaluations),
-        "samples": {evaluation.model: samples(evaluation) for evaluation in evaluations},
-    }
+    evaluations = [read_evaluation(model, files.outcome.folder) for model, files in evaluations_of(stages).items()]
+    collected = collect(spec, stages, run_name) | evaluation_content(spec.recipe, evaluations)
     plots = [plot for name, files in stages.items() for plot in plots_of(name, files.lines, files.metrics)]
     folder = reports_dir(base) / run_name
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    pages = render(collected, plots, evaluations)
-    for name, text in pages.items():
-        write_bytes(folder / name, text.encode())
-    if PAGE not in pages:
-        (folder / PAGE).unlink(missing_ok=True)  # of an earlier report under this name
+    write_pages(folder, render(collected, plots, evaluations))
     write_json(folder / "report.json", collected)
     point_latest_at(folder)
     return folder
@@ -89,7 +78,7 @@ def read_stage(outcome: StageOutcome) -> StageFiles:
 
 
 def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str) -> dict[str, Any]:
-    """Return the content of report.json. A stage that did not run has no entry."""
+    """Return the content of report.json, but for `evaluation_content`. A stage that did not run has no entry."""
     evaluations = evaluations_of(stages)
     numbers = {
         stage: stages[stage].metrics | (flat_scores(evaluations[model]) if model in evaluations else {})
@@ -106,11 +95,6 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
         "data": data_entry(spec, stages),
         "tokenizer": tokenizer_entry(stages["tokenizer"]) if "tokenizer" in stages else {},
         **numbers,
-        "scores": scores_entry(spec.recipe, evaluations),
-        "evaluations": {
-            model: {name: value for name, value in files.details.items() if name != "samples"}
-            for model, files in evaluations.items()
-        },
         "contamination": contamination_entry(stages),
         "code": code_size(),
     }
@@ -206,55 +190,6 @@ def flat_scores(evaluation: StageFiles) -> dict[str, Any]:
         number, _, task = name.partition("/")
         flat[f"{task.lower().replace('-', '_')}_{number}" if task else name] = value
     return flat
-
-
-def scores_entry(recipe: str, evaluations: Mapping[str, StageFiles]) -> dict[str, Any]:
-    """Return the table of scores: {"models", "names", "own": {model: {name: …}}, "published": {model: {name: …}}}."""
-    own = {model: scores_of(files) for model, files in evaluations.items()}
-    published = {model: row for model, row in PUBLISHED.get(recipe, {}).items() if model in own}
-    names = {name: None for rows in (own, published) for row in rows.values() for name in row}
-    chatcore_tasks = {
-        model: files.details["chatcore"]["tasks"] for model, files in evaluations.items() if "chatcore" in files.details
-    }
-    return {
-        "models": list(own),
-        "names": sorted(names, key=lambda name: name in {"bpb", "core", "core_partial", "chatcore"}),
-        "own": own,
-        "published": published,
-        "chatcore_tasks": chatcore_tasks,
-    }
-
-
-def scores_of(evaluation: StageFiles) -> dict[str, dict[str, Any]]:
-    """Return {name: {"value", "stderr", "n"}} of an evaluation; n is None for a mean over tasks, stderr where there is
-    none."""
-    metrics, details = evaluation.metrics, evaluation.details
-    single = {"core": "core", "core_partial": "core_partial", "bpb_validation": "bpb", "chatcore": "chatcore"}
-    errors = {name: details.get(name.removesuffix("_partial"), {}).get("stderr") for name in single if name in metrics}
-    scores = {
-        label: {"value": metrics[name], "stderr": errors.get(name), "n": None}
-        for name, label in single.items()
-        if name in metrics
-    }
-    for name, row in details["tasks"].items():
-        scores[name] = {"value": row["accuracy"], "stderr": row["stderr"], "n": row["n"]}
-    return scores
-
-
-def samples(evaluation: Evaluation) -> list[dict[str, str]]:
-    """Return what the model wrote: continuations of fixed prompts, and its first answers in each task."""
-    fixed = [{"prompt": row["prompt"], "answer": row["text"]} for row in evaluation.scores.get("samples", ())]
-    return fixed + [
-        {"prompt": asked(task, row), "answer": row["completion"]}
-        for task, rows in evaluation.answers.items()
-        for row in rows[:ANSWERS_SHOWN]
-        if row["completion"]
-    ]
-
-
-def asked(task: str, row: Mapping[str, Any]) -> str:
-    verdict = "right" if row["correct"] else "wrong"
-    return f"{task}, question {row['index']}: {verdict}, expected {row['expected']}"
 
 
 def code_size() -> dict[str, dict[str, int]]:

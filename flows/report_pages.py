@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.report_evaluation.answers import Evaluation
-from flows.report_evaluation.examples import PAGE, PAGE_CHARACTERS, REPORT_CHARACTERS, Examples, pack_examples
+from flows.report_evaluation.page import lay_out_with_answers
 from flows.report_evaluation.plots import EvaluationPlot, evaluation_svg
-from flows.report_evaluation.sections import MODEL_TITLES, evaluation_plots, evaluation_sections
-from flows.report_layout import Sample, Section, duration, lay_out, lay_out_page, shown
+from flows.report_evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
+from flows.report_layout import Section, duration, shown
 from flows.report_plots import Plot, svg
 from flows.report_tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
 
@@ -23,26 +23,8 @@ def render(report: Mapping[str, Any], plots: Sequence[Plot], evaluations: Sequen
     scored = evaluation_plots(report["evaluations"])
     pictures |= {plot.name: evaluation_svg(plot) for plot in scored}
     title = f"nanochat: {report['run']['name']}"
-    examples = pack_examples(evaluations, characters=REPORT_CHARACTERS, page=PAGE)
-    troubles = [line for evaluation in evaluations for line in evaluation.troubles]
-    found = [*sections(report, plots, scored), examples_section(examples, troubles), code_section(report)]
-    pages = lay_out(title, headlines(report), [section for section in found if section.has_content], pictures)
-    if examples is None or not examples.page:
-        return pages
-    every = examples_section(pack_examples(evaluations, characters=PAGE_CHARACTERS), [])
-    context = {"title": title, "headlines": {}, "sections": [every], "pictures": {}}
-    return pages | {PAGE: lay_out_page("report.html", context)}
-
-
-def examples_section(examples: Examples | None, troubles: Sequence[str]) -> Section:
-    """Every answer that was kept, as a table to look through; in Markdown, where it is found."""
-    if examples is None:
-        return Section("Answers", remarks=troubles)
-    note = f"{examples.shown:,} answers, of {examples.total:,} that were given."
-    if examples.shown < examples.total:
-        note += " Of each task the first questions are shown."
-    note += " The files records/*.parquet of the evaluations, which MLflow has too, hold all of them, uncut."
-    return Section("Answers", note=note, remarks=troubles, examples=examples)
+    found = [*sections(report, plots, scored), code_section(report)]
+    return lay_out_with_answers(title, headlines(report), found, pictures, evaluations)
 
 
 def headlines(report: Mapping[str, Any]) -> dict[str, str]:
@@ -62,7 +44,6 @@ def headlines(report: Mapping[str, Any]) -> dict[str, str]:
 
 def sections(report: Mapping[str, Any], plots: Sequence[Plot], scored: Sequence[EvaluationPlot]) -> list[Section]:
     """Return the report's sections in order, but for the answers and the code; `scored` are the evaluations' plots."""
-    scores = report["scores"]
     return [
         Section("Run", facts=_run_facts(report)),
         _stages(report),
@@ -76,13 +57,7 @@ def sections(report: Mapping[str, Any], plots: Sequence[Plot], scored: Sequence[
             if stage in report["stages"]
         ),
         _positions(report.get("pretrain", {}).get("bpb_by_position", {})),
-        *(
-            Section(
-                f"Samples: {MODEL_TITLES[model]}", samples=[Sample(**sample) for sample in report["samples"][model]]
-            )
-            for model in scores["models"]
-            if report["samples"].get(model)
-        ),
+        *sample_sections(report["samples"]),
     ]
 
 

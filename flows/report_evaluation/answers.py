@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat_core.artifacts import read_json
+
 COLUMNS = (
     "index",
     "sample",
@@ -29,7 +31,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's evaluation: `scores` as scores.json has them, `answers` {task: rows}, and why some cannot be read."""
+    """One model's evaluation: `scores` as scores.json has them, `answers` {task: rows}, and why some cannot be read.
+
+    `model` is a name of the pipeline's (base, mid, sft, rl), or what people call it.
+    """
 
     model: str
     scores: Mapping[str, Any]
@@ -37,12 +42,13 @@ class Evaluation:
     troubles: Sequence[str] = field(default=())
 
 
-def read_evaluation(model: str, scores: Mapping[str, Any], folder: Path) -> Evaluation:
-    """Read the answers of a finished evaluation from its folder.
+def read_evaluation(model: str, folder: Path) -> Evaluation:
+    """Read a finished evaluation from its folder; raises ArtifactError where it has no result.
 
     Files that are not there (`nanochat gc` removes big ones) or cannot be read become a line in `troubles`: a report
     without some answers is better than none.
     """
+    scores: dict[str, Any] = read_json(folder / "result.json")["details"]
     answers, troubles = {}, []
     for task in scores["tasks"]:
         path = folder / "records" / f"{task}.parquet"

@@ -17,9 +17,6 @@ from typing import Any
 from flows.report_evaluation.answers import Evaluation
 from flows.report_evaluation.sections import title_of
 
-PAGE = "examples.html"  # beside report.html, where that cannot hold all
-REPORT_CHARACTERS = 4_000_000  # of text in report.html, before it is packed
-PAGE_CHARACTERS = 64_000_000  # and in a page of its own
 LONGEST_PROMPT, LONGEST_OPTION, LONGEST_COMPLETION = 2000, 500, 4000  # characters that are kept of each
 ROW_CHARACTERS = 60  # of an answer's numbers and punctuation, roughly
 
@@ -51,16 +48,17 @@ class Answer:
         return min(words, LONGEST_COMPLETION) + ROW_CHARACTERS + 30 * len(self.row["logprobs"] or ())
 
 
-def pack_examples(evaluations: Sequence[Evaluation], *, characters: int, page: str = "") -> Examples | None:
-    """Return the table of the answers, as many questions of each task as fit; None where no answer was kept."""
-    answers = sorted_answers(evaluations)
+def pack_examples(answers: Sequence[Answer], *, characters: int, page: str = "") -> Examples | None:
+    """Return the table of the answers, as many questions of each task as fit; None where there is no answer.
+
+    `page` is named where they do not all fit.
+    """
     if not answers:
         return None
     limit = questions_that_fit(answers, characters)
     kept = [answer for answer in answers if answer.rank < limit]
-    models = [title_of(evaluation.model) for evaluation in evaluations]
-    text = json.dumps(columns_of(kept, models), ensure_ascii=False, separators=(",", ":")).encode()
-    data = base64.b64encode(gzip.compress(text, mtime=0)).decode()
+    text = json.dumps(columns_of(kept), ensure_ascii=False, separators=(",", ":")).encode()
+    data = base64.b64encode(gzip.compress(text, compresslevel=6, mtime=0)).decode()
     return Examples(data, len(kept), len(answers), page if len(kept) < len(answers) else "")
 
 
@@ -94,9 +92,10 @@ def questions_that_fit(answers: Sequence[Answer], characters: int) -> int:
     return len(sizes)
 
 
-def columns_of(answers: Sequence[Answer], models: Sequence[str]) -> dict[str, Any]:
+def columns_of(answers: Sequence[Answer]) -> dict[str, Any]:
     """Return what the script reads: names, the questions, and a list of cells for each answer."""
     tasks = list(dict.fromkeys(answer.task for answer in answers))
+    models = list(dict.fromkeys(answer.model for answer in answers))
     questions: dict[tuple[str, ...], int] = {}
     rows = []
     for answer in answers:

@@ -10,7 +10,7 @@ from flows.report_plots import bare_axes, drawing
 
 COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b")  # one a model; readable on white and on near black
 GUESSING = "#8b8f98"
-INCHES_A_DOT = 0.13
+INCHES_A_DOT, GAP = 0.12, 0.8  # GAP: between two tasks, in dots
 QUANTILE = 1.96  # of the normal distribution: 95 % lie within so many standard errors
 
 
@@ -63,32 +63,43 @@ def evaluation_svg(plot: EvaluationPlot) -> str:
     return drawing(plot.name, draw)
 
 
+def places(plot: Dots) -> dict[tuple[str, str], float]:
+    """Return how far down the dot of each (task, model) stands: those of a task together, a gap between tasks.
+
+    >>> row = {"accuracy": 0.5, "stderr": 0.1}
+    >>> places(Dots("", "", ["a", "b"], {"Mid": {"a": row}, "SFT": {"a": row, "b": row}}))
+    {('a', 'Mid'): 0.0, ('a', 'SFT'): 1.0, ('b', 'SFT'): 2.8}
+    """
+    found: dict[tuple[str, str], float] = {}
+    down = 0.0
+    for task in plot.tasks:
+        models = [model for model, rows in plot.rows.items() if task in rows]
+        found |= {(task, model): down + place for place, model in enumerate(models)}
+        down += len(models) + GAP
+    return found
+
+
 def _draw_dots(figure: Figure, plot: Dots) -> None:
-    count = len(plot.rows)
-    lines = [(task, place) for place, task in enumerate(plot.tasks)]
-    figure.set_size_inches(5, max(2.0, 0.9 + len(lines) * (0.12 + INCHES_A_DOT * count)))
+    where = places(plot)
+    lowest = max(where.values())
+    figure.set_size_inches(5, max(2.0, 0.9 + INCHES_A_DOT * lowest))
     axes = bare_axes(figure, x_label="accuracy", y_label="")
-    guessing = {
-        place: rows[task].get("baseline") for task, place in lines for rows in plot.rows.values() if task in rows
-    }
-    known = {place: value for place, value in guessing.items() if value}
-    if known:
-        lowest, highest = [place - 0.4 for place in known], [place + 0.4 for place in known]
-        axes.vlines(list(known.values()), lowest, highest, color=GUESSING, linewidth=1.2, label="guessing")
-    for number, (color, (model, rows)) in enumerate(zip(COLORS, plot.rows.items(), strict=False)):
-        found = [
-            (place + (number - (count - 1) / 2) * 0.7 / count, rows[task]) for task, place in lines if task in rows
-        ]
-        values = [row["accuracy"] for _, row in found]
-        ends = [interval(row) for _, row in found]
-        errors = [
-            [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
-            [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
-        ]
+    middles = {}
+    for task in plot.tasks:
+        own = [y for (name, _), y in where.items() if name == task]
+        middles[task] = (own[0] + own[-1]) / 2
+        guessing = next(rows[task].get("baseline") for rows in plot.rows.values() if task in rows)
+        if guessing:
+            label = "" if axes.collections else "guessing"
+            axes.vlines(guessing, own[0] - 0.6, own[-1] + 0.6, color=GUESSING, linewidth=1.2, label=label)
+    for color, (model, rows) in zip(COLORS, plot.rows.items(), strict=False):
+        found = [(row["accuracy"], interval(row), where[task, model]) for task, row in rows.items()]
+        below = [max(0.0, value - low) for value, (low, _), _ in found]
+        above = [max(0.0, high - value) for value, (_, high), _ in found]
         style: dict[str, Any] = {"fmt": "o", "color": color, "markersize": 3.5, "elinewidth": 1.2, "capsize": 2}
-        axes.errorbar(values, [y for y, _ in found], xerr=errors, label=model, **style)
-    axes.set_yticks(range(len(lines)), list(plot.tasks))
-    axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.errorbar([x for x, _, _ in found], [y for _, _, y in found], xerr=[below, above], label=model, **style)
+    axes.set_yticks(list(middles.values()), list(middles))
+    axes.set_ylim(lowest + 1, -1)
     axes.set_xlim(0, 1)
     axes.grid(visible=False, axis="y")
     figure.legend(frameon=False, loc="outside upper right", ncols=5, fontsize=9)

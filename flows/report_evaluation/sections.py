@@ -252,6 +252,15 @@ def contamination(found: Mapping[str, Any]) -> Section:
     return Section("Contamination", note=note, columns=columns, rows=rows, samples=samples[:OVERLAPS_SHOWN])
 
 
+def sample_sections(samples: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Section]:
+    """What each model wrote."""
+    return [
+        Section(f"Samples: {title_of(model)}", samples=[Sample(**sample) for sample in rows])
+        for model, rows in samples.items()
+        if rows
+    ]
+
+
 def overlap_title(example: Any) -> str:
     number = example.get("index") if isinstance(example, Mapping) else None
     return "an overlap" if number is None else f"question {number}"

@@ -47,14 +47,18 @@ def outcome_of(base: Path, stage: str, *, is_cached: bool = False, **result: Any
 
 
 def base_evaluation(base: Path, text: str = "Paris.") -> StageOutcome:
-    details = {"tasks": {}, "samples": [{"prompt": "The capital of France is", "text": text}]}
+    details = {
+        "tasks": {},
+        "bpb": {"validation": 2.71},
+        "samples": [{"prompt": "The capital of France is", "text": text}],
+    }
     return outcome_of(base, "evaluate_base", metrics={"bpb_validation": 2.71}, details=details)
 
 
 def chat_evaluation(base: Path, model: str) -> StageOutcome:
     tasks = {name: {"accuracy": value, "stderr": 0.0125, "n": 500} for name, value in ACCURACY.items()}
     metrics = {f"{number}/{name}": value for name, row in tasks.items() for number, value in row.items()}
-    details = {"tasks": tasks, "chatcore": {"value": 0.8, "tasks": list(tasks)}}
+    details = {"tasks": tasks, "chatcore": {"value": 0.8, "stderr": 0.01, "tasks": list(tasks)}}
     outcome = outcome_of(base, f"evaluate_{model}", metrics=metrics | {"chatcore": 0.8}, details=details)
     for name in tasks:
         record = Record(7, name, "What is 12*7?", "ab", "84", True, "84", completion="«12*7»‹84›84")

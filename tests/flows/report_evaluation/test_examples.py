@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from flows import report_pages
 from flows.report import report
-from flows.report_evaluation import examples
 from flows.report_evaluation.answers import Evaluation, read_evaluation
-from flows.report_evaluation.examples import Examples, pack_examples
+from flows.report_evaluation.examples import Examples, pack_examples, sorted_answers
+from flows.report_evaluation.page import PAGE
 from nanochat_core.recipes import recipe, resolve
 from tasks_eval.records import SCHEMA, Record
 from tests.flows.report_evaluation.made_up import HOSTILE, chat_scores, evaluation, evaluations, gsm8k, mmlu
@@ -25,9 +24,7 @@ SPEC = resolve(recipe("demo"))
 def read(base: Path, *models: str) -> list[Evaluation]:
     return [
         read_evaluation(
-            model,
-            chat_scores(model),
-            evaluation(base, model, chat_scores(model), {"MMLU": mmlu(model), "GSM8K": gsm8k(model)}).folder,
+            model, evaluation(base, model, chat_scores(model), {"MMLU": mmlu(model), "GSM8K": gsm8k(model)}).folder
         )
         for model in models
     ]
@@ -39,7 +36,7 @@ def unpacked(data: str) -> dict[str, Any]:
 
 
 def packed(found: list[Evaluation], characters: int = PLENTY) -> Examples:
-    table = pack_examples(found, characters=characters, page="all.html")
+    table = pack_examples(sorted_answers(found), characters=characters, page="all.html")
     assert table is not None
     return table
 
@@ -104,12 +101,12 @@ def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_the_report_is_in_a_page_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = evaluations(tmp_path)
-    monkeypatch.setattr(report_pages, "REPORT_CHARACTERS", 20_000)
+    monkeypatch.setattr("flows.report_evaluation.page.REPORT_CHARACTERS", 20_000)
     folder = report(tmp_path, SPEC, found, "run")
     page = (folder / "report.html").read_text()
     assert 'href="examples.html"' in page and "Of each task the first questions are shown." in page
-    every = (folder / examples.PAGE).read_text()
+    every = (folder / PAGE).read_text()
     assert "243 answers, of 243 that were given." in every and 'href="' not in every
     monkeypatch.undo()
     report(tmp_path, SPEC, found, "run")
-    assert not (folder / examples.PAGE).exists()
+    assert not (folder / PAGE).exists()

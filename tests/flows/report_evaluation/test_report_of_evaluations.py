@@ -8,6 +8,8 @@ import pytest
 
 from flows.promotion.statistics import paired_difference
 from flows.report import report
+from flows.report_evaluation.answers import read_evaluation
+from flows.report_evaluation.page import write_evaluation_page
 from nanochat_core.recipes import recipe, resolve
 from tests.flows.report_evaluation.made_up import (
     MMLU_RIGHT,
@@ -133,3 +135,16 @@ def test_answers_that_cannot_be_read_are_named_and_cost_no_report(tmp_path: Path
     assert "- base, copa: 0123456789abcdef/records/copa.parquet is not there; its answers are left out." in answers
     assert "- sft, MMLU: 0123456789abcdef/records/MMLU.parquet cannot be read (" in answers
     assert "40 answers, of 40 that were given." in answers
+
+
+def test_evaluations_that_belong_to_no_run_have_a_page_of_their_own(tmp_path: Path) -> None:
+    names = {"sft": "models:/demo@champion", "rl": "http://127.0.0.1:8000/v1"}
+    found = [
+        read_evaluation(name, evaluation(tmp_path, model, chat_scores(model), {"MMLU": mmlu(model)}).folder)
+        for model, name in names.items()
+    ]
+    page = write_evaluation_page(tmp_path / "page", "champion against server", found)
+    text = (page.parent / "report.md").read_text()
+    assert "| MMLU | 40 | 50.0 % | 50.0 % | +0.0 |" in section(text, f"From {names['sft']} to {names['rl']}")
+    assert "80 answers, of 80 that were given." in page.read_text()
+    assert json.loads((page.parent / "report.json").read_text())["evaluations"][names["rl"]] == chat_scores("rl")
