@@ -22,6 +22,7 @@ def run(source: str, *, is_cell: bool) -> None:
     except Exception as error:
         import traceback
 
+        print(end="", flush=True)  # what it printed comes first
         if is_cell:
             sys.exit("".join(traceback.format_exception_only(error)).strip())
         trace = error.__traceback__
