@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows import doctor_machine, doctor_network, doctor_serving
+from flows import doctor_machine, doctor_network, doctor_sandbox, doctor_serving
 from flows.doctor_finding import Check, Finding, State
 
 STYLES: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -15,7 +15,8 @@ STYLES: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "red"
 
 def examine(base: Path) -> list[Finding]:
     """Return what all checks find, for runs in the folder `base`. Never raises: a check that fails is a problem."""
-    checks: Sequence[Check] = (*doctor_machine.CHECKS, *doctor_network.CHECKS, *doctor_serving.CHECKS)
+    places = (doctor_machine, doctor_sandbox, doctor_network, doctor_serving)
+    checks: Sequence[Check] = [check for place in places for check in place.CHECKS]
     return [finding for check in checks for finding in findings_of(check, base)]
 
 

@@ -336,6 +336,19 @@ def call(module: str, arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", module, *arguments]).returncode
 
 
+def ask(module: str, *, seconds: float) -> str:
+    """Run `python -m module` and return what it prints; raises NanochatError, with its last words, where it fails."""
+    command = [sys.executable, "-m", module]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NanochatError(f"{module} does not run: {error}") from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise NanochatError(f"{module} fails: {last[:300]}")
+    return done.stdout
+
+
 def ask_nvidia(*fields: str) -> list[list[str]]:
     """Return the values of nvidia-smi's query fields, a row for each GPU of the machine.
 

@@ -8,9 +8,11 @@ from nanochat_core.inference.interface import Conversation
 from tasks_eval.hub import TaskData
 from tasks_eval.task import Split, Task
 
+VERSION = 2  # 2: the tests run apart from the program
+
 
 def make(data: TaskData, split: Split) -> Task:
-    """There is a test split only; the reference answer repeats the prompt, as a whole program does."""
+    """There is a test split only, graded by unit tests in the sandbox; the reference answer repeats the prompt, as a whole program does."""
     if split == "train":
         raise DataError("HumanEval has no training split; take it out of the mixture.")
     rows = data.rows("humaneval", split)
@@ -29,4 +31,4 @@ def make(data: TaskData, split: Split) -> Task:
             "answer": row["canonical_solution"],
         }
 
-    return Task("HumanEval", "generative", split, len(rows), example, grading="unit_tests")
+    return Task("HumanEval", "generative", split, len(rows), example, grading="unit_tests", version=VERSION)

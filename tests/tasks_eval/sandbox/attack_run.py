@@ -3,8 +3,8 @@
     python -m tests.tasks_eval.sandbox.attack_run LEVEL [NAME …]
 
 Without names: all that the level contains. Prints a line of JSON for each ({"name", "is_passed", "note", "status",
-"breaches", "seconds"}), and a last one {"memory_growth_mb": of this process, "largest_child_mb"}. Runs as whoever starts
-it: the tests do so as root and as somebody without rights.
+"breaches", "seconds"}), and a last one {"memory_growth_mb": of this process, "largest_child_mb"}. Runs as whoever
+starts it: the tests do so as root and as somebody without rights.
 """
 
 import contextlib
