@@ -12,7 +12,7 @@ VERSION = 2  # 2: the tests run apart from the program
 
 
 def make(data: TaskData, split: Split) -> Task:
-    """There is a test split only, graded by unit tests in the sandbox; the reference answer repeats the prompt, as a whole program does."""
+    """There is a test split only; the reference answer repeats the prompt, as a whole program does."""
     if split == "train":
         raise DataError("HumanEval has no training split; take it out of the mixture.")
     rows = data.rows("humaneval", split)
