@@ -1,3 +1,5 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -88,3 +90,20 @@ def test_what_it_knows(expression: str, value: str) -> None:
 )
 def test_what_it_refuses(expression: str) -> None:
     assert calculate(expression) is None
+
+
+@given(st.text(max_size=300) | st.text("0123456789+-*/%().,'\"ecount jx", max_size=300))
+def test_no_text_breaks_it(expression: str) -> None:
+    answer = calculate(expression)
+    assert answer is None or len(answer) < 25
+
+
+def test_the_longest_expressions_take_milliseconds_in_many_threads_at_once() -> None:
+    """No signal, no shared state: the server calls it from threads of its own."""
+    longest = ["-" * 199 + "1", "9" * 199 + "%7", "1" + "*9" * 14, "1/3" + "/3" * 90, "'" + "a" * 180 + "'.count('a')"]
+    alone = [calculate(expression) for expression in longest]
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(calculate, longest * 50))
+    assert together == alone * 50
+    assert (time.monotonic() - started) / 250 < 0.02

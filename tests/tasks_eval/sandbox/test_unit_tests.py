@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from tasks_eval.grading import grade
+from tasks_eval.sandbox.levels import LEVELS, probe
+from tasks_eval.sandbox.process import Limits
 from tasks_eval.sandbox.unit_tests import full_program, run_unit_tests
 from tasks_eval.task import make_task
+from tasks_eval.verdict import Verdict
 from tests.task_data import mirror_task_data
 
 PROMPT = 'import math\n\n\ndef helper(x):\n    return x\n\n\ndef double(x):\n    """Return twice x."""\n'
@@ -63,12 +65,85 @@ def test_what_the_prompt_has_before_the_function_is_put_in_front() -> None:
     assert full_program(PROMPT, "double", "def double(x): ...").startswith("import math\n\n\ndef helper")
 
 
+HELPED = {
+    "prompt": "def twice(x):\n    return 2 * x\n\n\ndef quadruple(x):\n",
+    "entry_point": "quadruple",
+    "test": "def check(candidate):\n    assert candidate(3) == twice(twice(3)) == quadruple(x=3)\n",
+}
+
+
+def test_tests_may_use_what_the_prompt_defines_and_the_function_by_its_name() -> None:
+    assert run_unit_tests(HELPED, "    return twice(twice(x))").is_correct
+
+
+def verdict_of(test: str, function: str, **options: Any) -> Verdict:
+    """Grade a function f by the lines of a `check`."""
+    return run_unit_tests(
+        {"prompt": "", "entry_point": "f", "test": f"def check(candidate):\n{test}"}, function, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("test", "function", "note"),
+    [
+        ("    assert candidate() == (1, 2)", "def f(): return 1, 2", ""),
+        ("    assert candidate() == (1, 2)", "def f(): return [1, 2]", "AssertionError"),
+        ("    assert candidate([{1: None}], x={2.5}) == ([{1: None}], {2.5})", "def f(a, x): return a, x", ""),
+        ("    assert candidate() == {'a': 2}", "import collections\ndef f(): return collections.Counter('aa')", ""),
+        ("    assert candidate() == [0, 1]", "def f(): return range(2)", "TypeError: range is not plain data"),
+        ("    candidate(len)", "def f(x): pass", "TypeError: builtin_function_or_method is not plain data"),
+        (
+            "    try: candidate()\n    except ValueError as e: assert str(e) == 'a'",
+            "def f(): raise ValueError('a')",
+            "",
+        ),
+        ("    candidate()", "class E(Exception): pass\ndef f(): raise E('a')", "RuntimeError: E: a"),
+        ("    try: candidate()\n    except: pass", "import os\ndef f(): os._exit(0)", "ended before the tests did"),
+        (
+            "    try: candidate()\n    except BaseException: pass",
+            "def f(): raise SystemExit",
+            "ended before the tests did",
+        ),
+        ("    raise SystemExit(0)", "def f(): pass", "SystemExit: 0"),
+        ("    import os; os._exit(0)", "def f(): pass", "the tests ended without a verdict"),
+        ("    while True: pass", "def f(): pass", "the tests ended without a verdict"),
+        ("    candidate()", "g = 1", "AttributeError: module 'solution' has no attribute 'f'"),
+    ],
+)
+def test_only_plain_data_and_exceptions_cross_the_pipe(test: str, function: str, note: str) -> None:
+    assert verdict_of(test, function, limits=Limits(cpu_seconds=1)).note == note
+
+
+def test_tests_that_draw_numbers_draw_the_same_each_time() -> None:
+    test = "    import random\n    assert 0, [random.random(), list({str(n) for n in range(20)})]"
+    assert len({verdict_of(test, "def f(): pass").note for _ in range(2)}) == 1
+
+
+def test_an_answer_that_is_too_long_fails() -> None:
+    assert verdict_of("    candidate()", "def f(): return 'x' * 70_000").note == "the answer is too long"
+
+
+def without_body(prompt: str) -> str:
+    return f"{prompt}\n    pass\n"
+
+
 @pytest.mark.slow
 @pytest.mark.hub
-def test_all_canonical_solutions_pass(hub_mirror: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("level", LEVELS)
+def test_all_canonical_solutions_pass_and_none_without_its_body(hub_mirror: Path, level: str) -> None:
+    if trouble := probe(level):
+        pytest.skip(trouble)
     task = make_task("HumanEval", mirror_task_data(hub_mirror), "test")
+    examples = [task[index] for index in range(len(task))]
+    metas = [task.meta(example) for example in examples]
     with ThreadPoolExecutor(2) as pool:
-        verdicts = pool.map(
-            lambda index: grade(task.meta(task[index]), task[index]["messages"][-1]["content"]), range(164)
-        )
-        assert [(number, verdict.note) for number, verdict in enumerate(verdicts) if not verdict.is_correct] == []
+
+        def notes(texts: list[str]) -> list[str]:
+            return [verdict.note for verdict in pool.map(lambda m, t: run_unit_tests(m, t, level=level), metas, texts)]
+
+        solved = notes([example["messages"][-1]["content"] for example in examples])
+        empty = notes([without_body(example["prompt"]) for example in examples])
+    assert len(solved) == 164
+    assert [(number, note) for number, note in enumerate(solved) if note] == []
+    assert [number for number, note in enumerate(empty) if not note] == []
