@@ -124,7 +124,7 @@ def _hub_midtrain() -> FinetuneSpec:
         batch_rows=8,
         steps=300,
         validation_every=100,
-        evaluators=(_hub_chatcore(every=100),),
+        evaluators=(_hub_chatcore(every=150),),
         runtime=RUNTIME,
     )
 
