@@ -6,7 +6,6 @@ differences     flows/report_evaluation/differences.py
 contamination   {"ngram", "shards", "tasks": {name: {"n", "contaminated", "share", "examples"}}}, or empty
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ SCORE_TITLES = {
     "chatcore": "ChatCORE",
 }
 CORE_TASKS = 22
-OVERLAPS_SHOWN = 5
+OVERLAPS_SHOWN = 1  # of each task
 PROTOCOL = (
     "model",
     "task",
@@ -232,24 +231,28 @@ def difference_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def contamination(found: Mapping[str, Any]) -> Section:
-    """How many of each task's questions the training text holds."""
+    """How many of each task's questions stand in the training text, with an overlap of each task to look at."""
     if not found.get("tasks"):
         return Section("Contamination")
-    rows = [
-        [task, shown(row["n"]), shown(row["contaminated"]), f"{100 * row['share']:.2f} %"]
-        for task, row in found["tasks"].items()
-    ]
+    rows = [[task, *contamination_cells(row)] for task, row in found["tasks"].items()]
+    count = len(found["shards"])
     note = (
-        f"A question counts where {found.get('ngram', 'several')} successive words of it stand in the training text "
-        f"({len(found.get('shards', ()))} shards were read)."
+        f"An example counts where {found['ngram']} successive words of its question or answer stand in the training "
+        f"text, of which {count} of {found.get('shards_there', count)} shards were read; shorter ones cannot be looked "
+        "for. This finds copies: what is told in other words is not found."
     )
     samples = [
-        Sample(f"{task}: {overlap_title(example)}", overlap_text(example))
+        Sample(f"{task}, question {example['index']}, is in {example['shard']}", str(example["overlap"]))
         for task, row in found["tasks"].items()
-        for example in row.get("examples", ())[:1]
+        for example in row["examples"][:OVERLAPS_SHOWN]
     ]
-    columns = ("task", "questions", "found in the text", "share")
-    return Section("Contamination", note=note, columns=columns, rows=rows, samples=samples[:OVERLAPS_SHOWN])
+    columns = ("task", "examples", "long enough", "in the text", "of these by the question", "share")
+    return Section("Contamination", note=note, columns=columns, rows=rows, samples=samples)
+
+
+def contamination_cells(row: Mapping[str, Any]) -> list[str]:
+    numbers = [shown(row.get(name)) for name in ("n", "checked", "contaminated", "in_question")]
+    return [*numbers, f"{100 * row['share']:.2f} %"]
 
 
 def sample_sections(samples: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Section]:
@@ -259,15 +262,3 @@ def sample_sections(samples: Mapping[str, Sequence[Mapping[str, str]]]) -> list[
         for model, rows in samples.items()
         if rows
     ]
-
-
-def overlap_title(example: Any) -> str:
-    number = example.get("index") if isinstance(example, Mapping) else None
-    return "an overlap" if number is None else f"question {number}"
-
-
-def overlap_text(example: Any) -> str:
-    if isinstance(example, Mapping):
-        words = example.get("overlap", example.get("text"))
-        return str(words) if words is not None else json.dumps(example, ensure_ascii=False, sort_keys=True)
-    return str(example)

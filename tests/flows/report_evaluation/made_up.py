@@ -137,9 +137,17 @@ def evaluation(
 def contamination(base: Path) -> StageOutcome:
     folder = base / "artifacts" / "contamination" / "0123456789abcdef"
     folder.mkdir(parents=True)
-    example = {"index": 7, "overlap": "which <b>organ</b> number seven is the largest of them all"}
-    tasks = {"MMLU": {"n": 40, "contaminated": 1, "share": 0.025, "examples": [example]}}
-    details = {"tasks": tasks, "ngram": 13, "shards": ["shard_00000.parquet", "shard_00001.parquet"]}
+    example = {
+        "task": "MMLU",
+        "index": 7,
+        "part": "question",
+        "share": 0.5,
+        "overlap": "which <b>organ</b> number seven is the largest of them all",
+        "shard": "shard_00001.parquet",
+    }
+    row = {"n": 40, "checked": 36, "contaminated": 2, "share": 0.05, "in_question": 1, "examples": [example]}
+    shards = ["shard_00000.parquet", "shard_00001.parquet"]
+    details = {"tasks": {"MMLU": row}, "ngram": 13, "shards": shards, "shards_there": 20, "characters": 1000}
     (folder / "result.json").write_text(json.dumps({"metrics": {}, "outputs": [], "details": details}))
     return StageOutcome("contamination", folder, "d" * 64, False, 1.0, None)
 

@@ -106,9 +106,10 @@ def test_a_task_that_was_asked_in_another_way_is_not_compared(tmp_path: Path, ch
 
 def test_contamination_is_reported_by_task_with_an_overlap(text: str) -> None:
     rows = section(text, "Contamination")
-    assert "| MMLU | 40 | 1 | 2.50 % |" in rows
-    assert "where 13 successive words of it stand in the training text (2 shards were read)" in rows
-    assert "> `MMLU: question 7`" in rows and "number seven is the largest" in rows
+    assert "| MMLU | 40 | 36 | 2 | 1 | 5.00 % |" in rows
+    assert "where 13 successive words" in rows and "of which 2 of 20 shards were read" in rows
+    assert "> `MMLU, question 7, is in shard_00001.parquet`" in rows
+    assert "> `which <b>organ</b> number seven is the largest of them all`" in rows
 
 
 def test_every_accuracy_is_drawn_with_its_interval(folder: Path) -> None:
@@ -120,7 +121,7 @@ def test_every_number_of_the_pages_is_in_the_json(folder: Path) -> None:
     content: dict[str, Any] = json.loads((folder / "report.json").read_text())
     assert content["evaluations"]["rl"] == chat_scores("rl")
     assert content["evaluations"]["base"]["core"] == base_scores()["core"]
-    assert content["contamination"]["tasks"]["MMLU"]["share"] == 0.025
+    assert content["contamination"]["tasks"]["MMLU"]["share"] == 0.05
 
 
 def test_answers_that_cannot_be_read_are_named_and_cost_no_report(tmp_path: Path) -> None:
