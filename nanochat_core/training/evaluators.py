@@ -130,7 +130,7 @@ class Evaluations:
         """
         started = time.perf_counter()
         evaluator = self.evaluators[spec]
-        progress = Progress(f"{spec.name}: {{:,}} of {evaluator.examples:,}", self.world.size, stop, note)
+        progress = Progress(spec.name, evaluator.examples, self.world.size, stop, note)
         own = self._answers(evaluator, progress)
         # One exchange, whatever happened: a rank that was stopped must not leave the others waiting.
         everybodys = [json.loads(data) for data in self.world.gather_bytes(json.dumps(own).encode())]
@@ -160,7 +160,8 @@ def seconds_key(spec: EvaluatorSpec) -> str:
 class Progress:
     """Counts the examples that are done, says so every some seconds, and ends the evaluation where it must."""
 
-    text: str
+    name: str
+    examples: int
     ranks: int
     stop: Callable[[], bool]
     note: Callable[[str], None]
@@ -170,10 +171,10 @@ class Progress:
     def __call__(self, count: int) -> None:
         if self.stop():
             raise Interrupted
-        self.done += count * self.ranks
+        self.done = min(self.done + count * self.ranks, self.examples)
         if time.monotonic() - self.noted_at >= NOTE_SECONDS:
             self.noted_at = time.monotonic()
-            self.note(self.text.format(self.done))
+            self.note(f"{self.name}: {self.done:,} of {self.examples:,}")
 
 
 @contextmanager

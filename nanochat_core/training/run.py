@@ -219,7 +219,7 @@ def _write(run: TrainingRun, writer: MetricsWriter | None, values: dict[str, flo
     """Write down what was measured at this step, and print it."""
     if writer:
         writer.write(run.state.step, **_progress(run), **values)
-        facts = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        facts = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name.count("/") < 2)  # no tasks
         print(f"step {run.state.step} of {run.settings.steps}: {facts}", flush=True)
 
 
