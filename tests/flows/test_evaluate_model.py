@@ -152,7 +152,7 @@ def test_two_models_are_compared_on_the_same_questions(finished: FakeStages, mon
     assert (kept["model"], kept["against"], [row["task"] for row in kept["rows"]]) == (
         "sft",
         "base",
-        ["copa", "Facts", "overall"],
+        ["Facts", "Spelling", "overall"],
     )
     low, high = kept["rows"][0]["low"], kept["rows"][0]["high"]
     assert (kept["rows"][0]["difference"], low < 0.25 < high) == (0.25, True)

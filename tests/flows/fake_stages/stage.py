@@ -18,7 +18,8 @@ from nanochat_core.errors import DataError, Preempted
 from nanochat_core.metrics import MetricsWriter
 
 STEPS = 4
-DETAILS = {"tasks": {}, "chatcore": {"value": None, "tasks": []}, "core": {}, "samples": []}
+SECRETS = {"HF_TOKEN", "MLFLOW_RUN_ID", "AWS_SECRET_ACCESS_KEY", "NANOCHAT_API_KEY"}
+DETAILS = {"tasks": {}, "samples": []}
 METRICS = {
     "pretrain": {"val_bpb_first": 4.0, "val_bpb_last": 2.0, "bigram_bpb": 3.0},
     "evaluate_base": {"core": 0.25},
@@ -31,7 +32,7 @@ def work(folder: StageFolder) -> None:
     stage = folder.request.stage
     with open(os.environ["FAKE_LOG"], "a") as log:
         log.write(f"{stage}\n")
-    print(f"secrets here: {sorted(set(os.environ) & {'HF_TOKEN', 'MLFLOW_RUN_ID', 'AWS_SECRET_ACCESS_KEY'})}")
+    print(f"secrets here: {sorted(set(os.environ) & SECRETS)}")
     metrics = MetricsWriter(folder.path / "metrics.jsonl")
     checkpoint = folder.path / "checkpoint.json"
     first = json.loads(checkpoint.read_text()) + 1 if checkpoint.exists() else 1
