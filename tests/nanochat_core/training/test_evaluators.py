@@ -156,6 +156,20 @@ def test_what_was_measured_is_not_measured_again_when_a_run_goes_on(tmp_path: Pa
     assert lines[-1]["eval/guessed"] == 21.0 and "train/loss" in lines[-1]
 
 
+def test_the_last_measurement_finds_the_last_checkpoint_and_its_line_stays_whole(tmp_path: Path) -> None:
+    found: list[bool] = []
+
+    def measure_last() -> dict[str, float]:
+        found.append((tmp_path / "checkpoints" / f"step_{STEPS:08d}" / "meta.json").exists())
+        return {"rl/held_out_reward": 0.5}
+
+    for attempt in (1, 2):  # the second as if the first had been killed before its result was written
+        last = train(replace(make_run(tmp_path), measure_last=measure_last))[-1]
+        assert last["rl/held_out_reward"] == 0.5 and "train/loss" in last
+        assert last["attempt"] == attempt
+    assert found == [True, True]
+
+
 @dataclass(frozen=True)
 class OneOfTwo(World):
     """A rank whose peer says `other`; what it says itself is kept in `said`."""
