@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import Flow, flow
 
 from flows import evaluate
+from flows.contamination import CONTAMINATION, contamination
 from flows.download import TASK_DATA, download
 from flows.midtrain import MIDTRAIN, midtrain
 from flows.pipeline_run import PipelineRun
@@ -29,6 +30,7 @@ STAGE_FLOWS = {
     "sft": sft,
     "rl": rl,
     "evaluate": evaluate.evaluate,
+    "contamination": contamination,
 }
 
 
@@ -51,6 +53,8 @@ def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - fro
         run.make(SFT, evaluate.CHAT)
         if spec.rl:
             run.make(RL, evaluate.AFTER_RL)
+        if spec.contamination:
+            run.make(CONTAMINATION)
         report = run.report()
     return PipelineResult(run.name, list(run.outcomes.values()), report)
 

@@ -23,6 +23,7 @@ HEADLINES = {  # what to read first, by how a stage's name begins: metric -> how
     "rl": {"reward_before": "reward before", "reward_after": "after"},
     "evaluate_base": {"core": "CORE", "bpb_validation": "bpb"},
     "evaluate": {"chatcore": "ChatCORE"},
+    "contamination": {"contaminated": "questions in the text", "checked": "of"},
 }
 
 

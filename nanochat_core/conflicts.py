@@ -44,6 +44,15 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # as in tasks_eval/evaluators.py
 UNGRADED = ("CustomJSON", "Greetings", "SmolTalk")
 UNTRAINABLE = ("HumanEval",)  # they have a test split only
+GENERATED = (  # made by rule: a text that holds such a question was not copied from them, nor they from it
+    "Arithmetic",
+    "CountLetters",
+    "Facts",
+    "LongArithmetic",
+    "SimpleSpelling",
+    "Spelling",
+    "SpellingBee",
+)
 CORE_LABELS = (  # of the bundle that `core_bundle_url` names by default
     "agi_eval_lsat_ar arc_challenge arc_easy bigbench_cs_algorithms bigbench_dyck_languages "
     "bigbench_language_identification bigbench_operators bigbench_qa_wikidata bigbench_repeat_copy_logic boolq "
@@ -64,6 +73,7 @@ def conflicts(spec: PipelineSpec) -> list[str]:
         *_batches(spec, ranks),
         *_chat_parts(spec),
         *_evaluation(spec.evaluate, spec),
+        *_contamination(spec),
         *_evaluators(spec),
         *spec.launch.conflicts(),
         *_arithmetic(spec),
@@ -114,7 +124,7 @@ def _names(spec: PipelineSpec) -> Iterator[str]:
             "and a name other than 'latest'"
         )
     for stage in spec.force:
-        if stage in ("midtrain", "rl") and getattr(spec, stage) is None:
+        if stage in ("midtrain", "rl", "contamination") and getattr(spec, stage) is None:
             yield f"force: the stage {stage} is left out of this pipeline; fill {stage} in, or take it off the list"
 
 
@@ -347,6 +357,15 @@ def _core_bundle(field: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterat
                 yield f"{field}: the CORE bundle has no task {label!r}{did_you_mean(label, labels)}"
 
 
+def _contamination(spec: PipelineSpec) -> Iterator[str]:
+    part = spec.contamination
+    if part is None:
+        return
+    yield from _missing_data("contamination.chat_tasks", part.chat_tasks or (), spec.task_data)
+    if part.core_tasks:
+        yield from _core_bundle("contamination.core_tasks", part.core_tasks, spec.task_data)
+
+
 def _arithmetic(spec: PipelineSpec) -> Iterator[str]:
     if spec.pretrain.precision == "fp8" and spec.launch.device in ("cpu", "mps"):
         yield f"pretrain.precision: 'fp8' needs a CUDA device, launch.device is {spec.launch.device!r}; use 'bf16'"
@@ -358,6 +377,8 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
     for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
         if part is not None:
             named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
+    if spec.contamination is not None:
+        named["contamination.chat_tasks"] = list(spec.contamination.chat_tasks or ())
     for field, tasks in named.items():
         yield from _unknown(field, tasks)
     yield from _tool(spec.evaluate)

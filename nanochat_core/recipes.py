@@ -13,6 +13,7 @@ from nanochat_core.optim import scaling
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import (
     PACKING,
+    ContaminationSpec,
     ConversationsSpec,
     DataSource,
     DownloadSpec,
@@ -108,6 +109,7 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
         ),
         rl=_rl(),
         evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS),
+        contamination=ContaminationSpec(),
     )
 
 
@@ -164,6 +166,7 @@ def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, with
         ),
         rl=_rl() if with_rl else None,
         evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS[:5], bpb_tokens=80 * 524_288),
+        contamination=ContaminationSpec(),
     )
 
 

@@ -14,7 +14,18 @@ from nanochat_core.evaluator_specs import EvaluatorSpec, evaluators_field
 from nanochat_core.launch_spec import LaunchSpec as LaunchSpec
 from nanochat_core.spec_base import Spec, runtime_field
 
-Stage = Literal["download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate", "report"]
+Stage = Literal[
+    "download",
+    "task_data",
+    "tokenizer",
+    "pretrain",
+    "midtrain",
+    "sft",
+    "rl",
+    "evaluate",
+    "contamination",
+    "report",
+]
 ModelName = Literal["base", "mid", "sft", "rl"]
 DataSource = Literal["local", "hub", "path"]
 TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words"]
@@ -361,6 +372,28 @@ class EvaluateSpec(Spec):
     batch_tokens: int = runtime_field(16_384, ge=1, description="tokens in one batch")
 
 
+class ContaminationSpec(Spec):
+    """Which questions of the evaluation stand in the training text, word for word."""
+
+    ngram: int = Field(
+        13,
+        ge=5,
+        le=100,
+        description="length in words of what a question and the text must have in common; of shorter questions, from 8 "
+        "words on, all",
+    )
+    shards: int | None = Field(16, ge=1, description="training shards to search, spread over all; empty: all")
+    chat_tasks: tuple[str, ...] | None = Field(
+        None, description="names of registered tasks to look for; empty: those that are evaluated"
+    )
+    core_tasks: tuple[str, ...] | None = Field(
+        None, description="CORE tasks to look for, by label; empty: those that are evaluated"
+    )
+    num_workers: int | None = runtime_field(
+        None, ge=1, le=256, description="threads that search; empty: one for each core, 8 at most"
+    )
+
+
 class PipelineSpec(Spec):
     """The whole pipeline. Start from a recipe; change any field."""
 
@@ -380,6 +413,9 @@ class PipelineSpec(Spec):
     sft: FinetuneSpec = Field(description="supervised fine-tuning: the chat model")
     rl: RLSpec | None = Field(None, description="practice on questions that can be graded; empty: left out")
     evaluate: EvaluateSpec = Field(description="what is measured on each model")
+    contamination: ContaminationSpec | None = Field(
+        None, description="the training text is searched for the questions of the evaluation; empty: left out"
+    )
     launch: LaunchSpec = runtime_field(LaunchSpec(), description="processes and machines")
     force: tuple[Stage, ...] = runtime_field((), description="stages to run again although their outputs are there")
 

@@ -92,6 +92,15 @@ ALONE: list[tuple[dict[str, Any], str]] = [
         {"sft.conversations": {**MIXTURE, "mixture": [{"task": "CustomJSON"}]}},
         "sft.conversations.mixture: CustomJSON needs the data set 'custom'; set task_data.custom_path to your JSONL",
     ),
+    (
+        {"contamination": {"chat_tasks": ["GSM8K"]}},
+        "contamination.chat_tasks: GSM8K needs the data set 'gsm8k'; set task_data.source to 'hub'",
+    ),
+    (
+        {"contamination": {"chat_tasks": ["Fact"]}},
+        "contamination.chat_tasks: unknown task 'Fact' (did you mean 'Facts'",
+    ),
+    ({"force": ["contamination"]}, "force: the stage contamination is left out of this pipeline"),
     ({"task_data.custom_path": "/nowhere"}, "task_data.custom_path: there is no '/nowhere' on this machine"),
     ({"sft.batch_tokens": 4096}, "sft.batch_tokens: the batching is 'padded'; set it to 'bucketed'"),
     (

@@ -42,6 +42,7 @@ CHOICES: dict[str, Any] = {
     "arch": ["full"],
     "batching": ("stream", "padded"),
     "chat_tasks": [("x",)],
+    "contamination": [{}],
     "core_tasks": [("x",)],
     "custom_path": ["other"],
     "datasets": [("mmlu",)],
