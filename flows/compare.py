@@ -21,9 +21,16 @@ from nanochat_core.errors import SpecError, did_you_mean
 
 BY = ("steps", *AXES)
 STAGES = ("pretrain", "midtrain", "sft", "rl")
-CURVES = {"val/bpb": "bits per byte", "train/loss": "loss", "val/loss": "loss", "rl/reward": "reward"}
+CURVES = {
+    "val/bpb": "bits per byte",
+    "train/loss": "loss",
+    "val/loss": "loss",
+    "eval/core": "CORE",
+    "eval/chatcore": "ChatCORE",
+    "rl/reward": "reward",
+}
 LOWER_IS_BETTER = ("bpb", "loss")
-HIGHER_IS_BETTER = ("accuracy", "core", "reward", "tokens_per_second")
+HIGHER_IS_BETTER = ("accuracy", "core", "reward", "pass_at", "tokens_per_second")
 NO_SCORES = ("first", "before", "bigram")  # where a stage began, and what it is measured by
 COLORS = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright_yellow", "bright_cyan")
 PAGE_COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b", "#8b6fd6", "#b59a1b")
