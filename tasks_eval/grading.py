@@ -1,15 +1,19 @@
 """Who is right: one grader for each kind of answer. Evaluation and the reward of RL call the same ones.
 
-A grader gets the example's `meta` (see `Task.meta`) and the text that the model said, without its tool calls.
+A grader gets the example's `meta` (see `Task.meta`) and the text that the model said, without its tool calls. Packages
+may register more in the entry-point group `nanochat.graders`.
 """
 
 import re
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
 
 from nanochat_core.errors import DataError, did_you_mean
 from tasks_eval.sandbox.unit_tests import run_unit_tests
 from tasks_eval.verdict import Meta, Verdict
 
+GROUP = "nanochat.graders"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 MARKED_NUMBER = re.compile(r"####\s*(-?\d[\d,]*(?:\.\d+)?)")
 
@@ -20,9 +24,19 @@ Grader = Callable[[Meta, str], Verdict]
 def grade(meta: Meta, text: str) -> Verdict:
     """Judge `text` by the grader that `meta["grading"]` names; raises DataError where there is none."""
     name = meta.get("grading")
-    if name not in GRADERS:
-        raise DataError(f"The task {meta.get('task')!r} has the grading {name!r}{did_you_mean(str(name), GRADERS)}.")
-    return GRADERS[name](meta, text)
+    grader = GRADERS.get(str(name)) or _registered(str(name))
+    if grader is None:
+        known = [*GRADERS, *entry_points(group=GROUP).names]
+        raise DataError(f"The task {meta.get('task')!r} has the grading {name!r}{did_you_mean(str(name), known)}.")
+    return grader(meta, text)
+
+
+@cache
+def _registered(name: str) -> Grader | None:
+    """Return the grader that an installed package has registered, or None."""
+    found = [point for point in entry_points(group=GROUP) if point.name == name]
+    grader: Grader | None = found[0].load() if found else None
+    return grader
 
 
 def marked_number(text: str) -> str | None:
@@ -69,6 +83,7 @@ def _grader(read: Callable[[str], str | None]) -> Grader:
 
 
 GRADERS: dict[str, Grader] = {
+    "exact": _grader(str.strip),
     "letter": _grader(str.strip),
     "marked_number": _grader(marked_number),
     "final_number": _grader(final_number),
