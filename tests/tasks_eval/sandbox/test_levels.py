@@ -1,6 +1,7 @@
 """The ladder: what a machine grants is used, and without a sandbox nothing runs unless somebody said so."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ import pytest
 
 from nanochat_core.errors import NanochatError
 from tasks_eval.sandbox import levels, process
-from tasks_eval.sandbox.inside.request import BUBBLEWRAP, NAMESPACES, RLIMITS
+from tasks_eval.sandbox.inside import landlock
+from tasks_eval.sandbox.inside.request import BUBBLEWRAP, LANDLOCK, NAMESPACES, RLIMITS
 from tasks_eval.sandbox.levels import LEVELS, probe, require_sandbox, rungs, sandbox_level
 from tasks_eval.sandbox.process import ROOT, SandboxBroken, run_at
 from tasks_eval.sandbox.python_tool import python
@@ -37,6 +39,35 @@ def test_the_strongest_level_that_holds_is_used() -> None:
     assert [rung.level for rung in found] == list(LEVELS[: len(found)])
     assert all(rung.trouble for rung in found[:-1])
     assert sandbox_level() == found[-1].level
+
+
+def grants(*command: str) -> bool:
+    """Tell whether a program is there, and does what it is asked."""
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_what_the_kernel_grants_is_a_level_here() -> None:
+    """Asked of other programs, so that a wall of ours that breaks is not taken for a machine that has none."""
+    try:
+        has_landlock = landlock.abi() > 0
+    except OSError:
+        has_landlock = False
+    if has_landlock:
+        assert probe(LANDLOCK) == ""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork"]
+    if has_landlock and grants(*unshare, "mount", "-t", "tmpfs", "none", "/tmp"):
+        assert probe(NAMESPACES) == ""
+    if grants("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"):
+        assert probe(BUBBLEWRAP) == ""
+
+
+def test_landlock_stands_behind_the_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program for which the file system has not been exchanged still cannot open its files."""
+    if trouble := probe(NAMESPACES):
+        pytest.skip(trouble)
+    opening = "from tasks_eval.sandbox.inside import namespaces as n; n.enter = lambda *_: None; n.WORK = '/dev/shm'; "
+    monkeypatch.setattr(process, "BOOT", process.BOOT.replace("from tasks_eval", f"{opening}from tasks_eval", 1))
+    assert "PermissionError" in run_at(NAMESPACES, "open('/etc/passwd')", process.DEFAULT_LIMITS).output
 
 
 @pytest.mark.usefixtures("without_sandbox")

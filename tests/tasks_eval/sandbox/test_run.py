@@ -99,13 +99,16 @@ def test_when_whoever_asked_is_killed_the_program_dies_too(level: str) -> None:
     if trouble := probe(level):
         pytest.skip(trouble)
     asking = (
-        "import sys\nfrom tasks_eval.sandbox import process\n"
-        "process.BOOT += '  # ' + sys.argv[2]\n"
-        "process.run_at(sys.argv[1], 'import time\\ntime.sleep(60)', process.Limits(wall_seconds=60.0))"
+        "import sys\nfrom tasks_eval.sandbox import process\nread = process.Jailed.read\n"
+        "process.Jailed.read = lambda self: (read(self), print(self.output.decode(), flush=True))[0]\n"
+        "process.BOOT += '  # ' + sys.argv[2]\nprogram = 'import time; print(1, flush=True); time.sleep(60)'\n"
+        "process.run_at(sys.argv[1], program, process.Limits(wall_seconds=60.0))"
     )
     mark = f"mark-of-{level}-{os.getpid()}"
-    with subprocess.Popen([sys.executable, "-c", asking, level, mark], cwd=ROOT) as parent:
-        wait_until(lambda: any(pid != parent.pid for pid in marked(mark)))
+    command = [sys.executable, "-c", asking, level, mark]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"1\n"  # the program runs
+        assert any(pid != parent.pid for pid in marked(mark))
         parent.kill()
     wait_until(lambda: not marked(mark))
 
