@@ -1,4 +1,4 @@
-"""Runs of n words, as numbers: which of a large set of them occur in a text, at 50 to 100 MB of text a second and core.
+"""Runs of n words, as numbers: which of a large set of them occur in a text, at some 40 MB of text a second and core.
 
 A word is a run of letters and digits, whatever stands between; case counts for nothing in ASCII. Each word is a
 polynomial of its bytes and each run of words a polynomial of its words, both modulo 2^64 and then mixed (Rabin and Karp
