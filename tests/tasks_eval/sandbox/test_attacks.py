@@ -21,13 +21,10 @@ MEMORY_GROWTH_MB, CHILD_MB = 32, 600
 QUICK = (
     "os._exit in the function",
     "an int equal to everything",
-    "check replaced in all frames",
     "a verdict on every descriptor",
-    "tests in the memory of others",
     "a file read",
     "a connection",
     "an orphan by posix_spawn",
-    "a memory bomb",
     "a flood past Python",
 )
 
@@ -57,7 +54,7 @@ def assert_contained(results: list[dict[str, Any]], memory: dict[str, float]) ->
     assert memory["memory_growth_mb"] < MEMORY_GROWTH_MB and memory["largest_child_mb"] < CHILD_MB
 
 
-def test_ten_attacks_are_contained() -> None:
+def test_a_few_attacks_are_contained() -> None:
     if sandbox_level() == RLIMITS:
         pytest.skip("this machine grants no sandbox")
     results, memory = results_of([sys.executable], sandbox_level(), *QUICK)
@@ -87,6 +84,7 @@ def is_open_to_all(folder: Path) -> bool:
     return all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is read")
 def test_an_attack_that_gets_through_is_seen() -> None:
     """What the weakest level lets through is what the other tests look for."""

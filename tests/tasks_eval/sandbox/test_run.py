@@ -15,7 +15,7 @@ from tasks_eval.sandbox.levels import LEVELS, probe, sandbox_level
 from tasks_eval.sandbox.process import ROOT, Limits, run_at
 from tasks_eval.sandbox.run import run_program
 
-FAST = Limits(cpu_seconds=1, wall_seconds=1.0)
+FAST = Limits(cpu_seconds=1, wall_seconds=0.5)
 
 
 def test_a_program_runs_and_its_output_is_returned() -> None:

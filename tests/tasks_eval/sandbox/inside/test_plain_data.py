@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks_eval.sandbox.inside.plain_data import MAX_DEPTH, decode, encode
@@ -27,6 +27,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(values)
 def test_plain_data_arrives_as_it_was_with_its_types(value: Any) -> None:
     arrived = decode(encode(value))
