@@ -93,6 +93,7 @@ def evaluate(
     print_scores(model, found.outcome, evaluation.score_rows(found.outcome))
     if against and found.pairs:
         console.print(terminal_table(found.pairs, evaluation.short_of(model), evaluation.short_of(against)))
+    tell(f"Each answer: {found.page}")
 
 
 def print_scores(model: str, outcome: Any, rows: list[tuple[str, str]]) -> None:

@@ -6,7 +6,7 @@ behind a URL is asked anew each time (flows/endpoint_evaluation.py).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -44,9 +44,11 @@ Target = Lineage | Endpoint  # a model that can be asked
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A finished evaluation and, where it was held against another, the paired differences, the overall one last."""
+    """A finished evaluation, the page that shows each of its answers and, where it was held against another, the paired
+    differences, the overall one last."""
 
     outcome: StageOutcome
+    page: Path
     pairs: Sequence[Pair] = ()
 
 
@@ -87,7 +89,7 @@ def evaluate_model(
     rows = [{"measured": name, "value": value} for name, value in score_rows(outcome)]
     create_table_artifact(rows, key="scores", description=f"{model}: {outcome.folder}")
     if rival is None or against is None:
-        return Evaluated(outcome)
+        return Evaluated(outcome, write_page(base, {model: outcome}))
     other = evaluate_model(
         against,
         asked.spec,
@@ -95,7 +97,8 @@ def evaluate_model(
         task_data=str(StageFolder(outcome.folder).input("task_data")),
         launch=launch,
     )
-    return Evaluated(outcome, compare(outcome, other.outcome, model, against))
+    page = write_page(base, {against if against != model else f"{against} (the other)": other.outcome, model: outcome})
+    return Evaluated(outcome, page, compare(outcome, other.outcome, model, against))
 
 
 def find_target(reference: str, base: Path, *, needs_data: bool = True) -> Target:
@@ -243,6 +246,21 @@ def short_of(reference: str) -> str:
     ('127.0.0.1:8000/v1#nano', 'sft/0123456789abcdef')
     """
     return reference.partition("//")[2] if is_url(reference) else short_name(reference)
+
+
+def write_page(base: Path, outcomes: Mapping[str, StageOutcome]) -> Path:
+    """Write reports/evaluations/<model>/<its fingerprint>[-<that of the other>]/report.html, and return it.
+
+    `outcomes`: {what a model is called: its evaluation}; the last is the one that was asked for.
+    """
+    from flows.report_evaluation.answers import read_evaluation  # draws plots: not every flow needs that
+    from flows.report_evaluation.page import write_evaluation_page
+
+    evaluations = [read_evaluation(short_of(name), outcome.folder) for name, outcome in outcomes.items()]
+    *others, own = (outcome.folder for outcome in outcomes.values())
+    name = "-".join(folder.name for folder in (own, *others))
+    title = " against ".join(evaluation.model for evaluation in reversed(evaluations))
+    return write_evaluation_page(paths.reports_dir(base) / "evaluations" / own.parent.name / name, title, evaluations)
 
 
 def score_rows(outcome: StageOutcome) -> list[tuple[str, str]]:

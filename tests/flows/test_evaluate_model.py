@@ -147,6 +147,9 @@ def test_two_models_are_compared_on_the_same_questions(finished: FakeStages, mon
     )
     assert [cell.strip() for cell in facts.split("│")[1:-1]][:5] == ["Facts", "200", "75.0%", "50.0%", "+25.0"]
     assert "+0.0 to +0.0" in spelling and "+12.5" in overall
+    (page,) = (finished.base / "reports" / "evaluations" / "evaluate_sft").glob("*/report.html")
+    assert result.output.splitlines()[-1] == f"Each answer: {page}"
+    assert "From Base to SFT" in page.read_text() and "800 answers, of 800 that were given." in page.read_text()
     (own,) = (finished.base / "artifacts" / "evaluate_sft").glob("*/differences/*.json")
     kept = artifacts.read_json(own)
     assert (kept["model"], kept["against"], [row["task"] for row in kept["rows"]]) == (

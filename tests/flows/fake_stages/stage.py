@@ -50,22 +50,23 @@ def write_output(folder: StageFolder) -> None:
     if os.environ.get("FAKE_NONDETERMINISTIC") == folder.request.stage:
         content += str(time.time_ns()).encode()
     (folder.path / "output.bin").write_bytes(hashlib.sha256(content).digest())
-    if stage_is_evaluation(folder) and "FAKE_ACCURACY" in os.environ:
-        write_verdicts(folder)
+    has_verdicts = stage_is_evaluation(folder) and "FAKE_ACCURACY" in os.environ
+    details = write_verdicts(folder) if has_verdicts else DETAILS
     metrics = METRICS.get(folder.request.stage, {"size": 32})
     if folder.request.stage == "pretrain" and "FAKE_LAW" in os.environ:
         metrics = metrics | {"val_bpb_last": planted_loss(folder.request.params)}
-    folder.write_result(metrics, ["output.bin"], DETAILS)
+    folder.write_result(metrics, ["output.bin"], details)
 
 
 def stage_is_evaluation(folder: StageFolder) -> bool:
     return folder.request.stage.startswith("evaluate_")
 
 
-def write_verdicts(folder: StageFolder) -> None:
-    """Write what tasks_eval.run does. Of the made-up questions, a better model gets the same ones right, and more.
+def write_verdicts(folder: StageFolder) -> dict[str, Any]:
+    """Write what tasks_eval.run does, and return the scores.
 
-    A model behind a URL is called by its name there.
+    Of the made-up questions, a better model gets the same ones right, and more. A model behind a URL
+    is called by its name there.
     """
     from tasks_eval.records import Record, write_records
     from tasks_eval.scores import summarize
@@ -86,6 +87,7 @@ def write_verdicts(folder: StageFolder) -> None:
         write_records(folder.path / "records" / f"{task}.parquet", records)
         tasks[task] = summarize(records, baseline=0.0) | {"version": 1}
     (folder.path / "scores.json").write_text(json.dumps({"tasks": tasks}))
+    return {"tasks": tasks}
 
 
 def questions_of(params: dict[str, Any]) -> dict[str, int]:
