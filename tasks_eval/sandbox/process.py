@@ -33,7 +33,10 @@ class SandboxBroken(NanochatError):
     """A level that this machine does not grant, or not now. `reason` is what its process said."""
 
     def __init__(self, level: str, reason: str) -> None:
-        super().__init__(f"The sandbox {level!r} could not be built: {reason}")
+        super().__init__(
+            f"The sandbox {level!r} could not be built: {reason.rstrip('.')}. See what `nanochat doctor` says of it, and "
+            "try again when the machine has memory and processes to spare."
+        )
         self.reason = reason
 
 
@@ -86,9 +89,11 @@ class Jailed:
                     start_new_session=True,
                     pass_fds=(status, *pipes),
                 )
-        except BaseException:
+        except BaseException as error:
             os.close(self._status)
             self._folder.cleanup()
+            if isinstance(error, OSError):
+                raise SandboxBroken(level, str(error)) from None
             raise
         finally:
             os.close(status)

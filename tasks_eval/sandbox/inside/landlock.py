@@ -13,6 +13,7 @@ LATER = {2: 1 << 13, 3: 1 << 14, 5: 1 << 15}  # REFER, TRUNCATE, IOCTL_DEV
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | LATER[3] | LATER[5]  # the others are rights on folders
 MAKE = (1 << 7) | (1 << 8)  # folders and regular files; no links, sockets, devices
 REMOVE = (1 << 4) | (1 << 5)
+SEES_TRUNCATING = 3  # the ABI since which opening with O_TRUNC is a right of its own
 VERSION, RULE_PATH_BENEATH = 1, 1
 
 

@@ -48,8 +48,8 @@ def leave_root() -> None:
     os.setgroups([])
     for uid in (FIRST_UID + os.getpid(), NOBODY):
         try:
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+            os.setgid(uid)
+            os.setuid(uid)
             break
         except OSError:  # a container that knows fewer users
             if uid == NOBODY:

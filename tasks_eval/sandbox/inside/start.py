@@ -60,18 +60,20 @@ def wall_in(request: Request) -> None:
     if request.level == RLIMITS:
         return
     kernel.keep_capabilities()
-    if request.level != BUBBLEWRAP or has_landlock():
+    abi = landlock_abi()
+    if request.level != BUBBLEWRAP or abi:
         folders = [namespaces.WORK] if may_write else []
         readable = readable_paths() + ([] if may_write else [request.folder])
         landlock.restrict(readable=readable, devices=DEVICES, writable=folders)
-    seccomp.install(is_truncating_allowed=may_write)
+    seccomp.install(is_truncating_allowed=may_write or abi >= landlock.SEES_TRUNCATING)
 
 
-def has_landlock() -> bool:
+def landlock_abi() -> int:
+    """Return the version of the kernel's Landlock, 0 for none."""
     try:
-        return landlock.abi() > 0
+        return landlock.abi()
     except OSError:
-        return False
+        return 0
 
 
 if __name__ == "__main__":

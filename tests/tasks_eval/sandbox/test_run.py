@@ -58,6 +58,14 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_the_null_device_can_be_written(level: str) -> None:
+    if trouble := probe(level):
+        pytest.skip(trouble)
+    outcome = run_at(level, "with open('/dev/null', 'w') as file: print(file.write('x'))", Limits())
+    assert outcome.output == "1\n"
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_files_are_bounded_together_or_forbidden(level: str) -> None:
     if trouble := probe(level):
         pytest.skip(trouble)
@@ -128,6 +136,13 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_without_a_sandbox_root_becomes_somebody_who_owns_nothing() -> None:
+    """Else the limit on processes would not bind, and every file could be written."""
+    program = "import os\nprint(os.getuid() > 1000, os.getgid() > 1000, os.getgroups())\nos.setuid(0)"
+    assert run_at(RLIMITS, program, Limits()).output.startswith("True True []\nTraceback")
 
 
 def test_there_is_no_network_where_there_is_a_sandbox() -> None:
