@@ -74,8 +74,9 @@ def search(folder: StageFolder) -> None:
     spec = parse_params(ContaminationSpec, folder.request.params)
     data, text = TaskData.open(folder.input("task_data")), TextShards.open(folder.input("text"))
     shards = spread(text.train, spec.shards)
-    index = OverlapIndex(list(evaluated(spec, data)), spec.ngram)
     with closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
+        metrics.write(step=0, total_steps=len(shards), progress="reading the questions")
+        index = OverlapIndex(list(evaluated(spec, data)), spec.ngram)
         threads = spec.num_workers or min(MAX_THREADS, len(os.sched_getaffinity(0)))
         characters = search_shards(index, shards, threads=threads, report=_report_to(metrics))
     overlaps = {task.name: list(overlaps_of(index, number, shards)) for number, task in enumerate(index.tasks)}
