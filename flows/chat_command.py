@@ -8,7 +8,6 @@ import typer
 
 from flows import launch
 from flows.field_changes import parse_changes
-from flows.model_ref import check_weights, find_model
 from flows.terminal import in_one_line
 from nanochat_core import paths
 from nanochat_core.hardware import usable_cores
@@ -68,6 +67,8 @@ def computing_environment() -> dict[str, str]:
 
 def folders(model: str | None) -> dict[str, str]:
     """Return where a model of this base folder lies; raises NanochatError where it cannot be loaded."""
+    from flows.model_ref import check_weights, find_model  # imports Prefect
+
     found = find_model(model, paths.base_dir())
     check_weights(found)
     return {"model_folder": str(found.model), "tokenizer_folder": str(found.tokenizer)}

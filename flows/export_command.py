@@ -1,12 +1,11 @@
 """`nanochat export` and `nanochat import`: models to folders that transformers loads, and from such folders."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows import launch
-from flows.model_ref import ModelFolders, check_weights, find_model
 from flows.terminal import in_one_line
 from nanochat_core import paths
 from nanochat_core.errors import SpecError, did_you_mean
@@ -29,6 +28,8 @@ def export(
     mlflow: Annotated[bool, typer.Option("--mlflow", help="also log the model, for mlflow models serve")] = False,
 ) -> None:
     """Write a model as a folder that transformers loads: safetensors, tokenizer, chat template, model card."""
+    from flows.model_ref import check_weights, find_model  # imports Prefect
+
     if dtype not in DTYPES:
         raise SpecError(f"Unknown --dtype {dtype!r}{did_you_mean(dtype, DTYPES)}.")
     base = paths.base_dir()
@@ -46,7 +47,7 @@ def export(
     log(folders, out_folder.name, base)
 
 
-def log(folders: ModelFolders, name: str, base: Path) -> None:
+def log(folders: "ModelFolders", name: str, base: Path) -> None:
     """Go over to the module that logs the model to MLflow, by reference, in the experiment of all runs."""
     from flows.tracking_store import EXPERIMENT, Store
 
@@ -86,3 +87,7 @@ def import_model(
 
         options += ["--newest-record", str(base / NEWEST)]
     launch.become(IMPORTING, [str(folder.expanduser().absolute()), *options])
+
+
+if TYPE_CHECKING:
+    from flows.model_ref import ModelFolders

@@ -2,13 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows import launch
 from flows.field_changes import nested, parse_changes
-from flows.model_ref import ModelFolders, check_weights, find_model
 from flows.terminal import in_one_line
 from nanochat_core import artifacts, paths
 from nanochat_core.hardware import usable_cores
@@ -36,6 +35,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model by OpenAI's API, with a chat page. A server that has the port already is replaced without a gap."""
+    from flows.model_ref import check_weights, find_model  # imports Prefect
+
     base = paths.base_dir()
     folders = find_model(model, base)
     check_weights(folders)
@@ -50,14 +51,14 @@ def serve(
     launch.become(MODULE, [str(path)], environment)
 
 
-def serve_spec(folders: ModelFolders, given: dict[str, Any], changes: list[str]) -> ServeSpec:
+def serve_spec(folders: "ModelFolders", given: dict[str, Any], changes: list[str]) -> ServeSpec:
     """Return what the server is told: options that were given before `--set` before defaults. Raises SpecError."""
     where = {"model_folder": str(folders.model), "tokenizer_folder": str(folders.tokenizer)}
     options = {field: value for field, value in given.items() if value is not None}
     return parse_serve_spec({"model_name": model_name(folders)} | nested(parse_changes(changes)) | options | where)
 
 
-def model_name(folders: ModelFolders) -> str:
+def model_name(folders: "ModelFolders") -> str:
     """Return the name by which clients ask for a model where the user says none: base, mid, sft, rl or its folder's."""
     manifest = artifacts.read_manifest(folders.model)
     return STAGES.get(manifest.stage, manifest.stage) if manifest else folders.model.name
@@ -70,3 +71,7 @@ def write_spec(base: Path, spec: ServeSpec) -> Path:
     path = folder / f"{spec.port or 'any'}.spec.json"
     artifacts.write_json(path, spec.model_dump(mode="json"))
     return path
+
+
+if TYPE_CHECKING:
+    from flows.model_ref import ModelFolders
