@@ -28,32 +28,35 @@ def data_for(needed: Set[str], base: Path, *, own: Sequence[StageOutcome], given
     """Return task data that has these data sets.
 
     `own` is that of the models, the first first; `given` is what the user insists on, with or without all that is
-    needed. Raises ArtifactError where `given` is no task data.
+    needed. What is to be fetched comes from where the models' own data came from, if that was the Hub. Raises
+    ArtifactError where `given` is no task data.
     """
     if given is not None:
         return in_folder(given)
-    for outcome in own:
-        found = in_folder(outcome.folder)
-        if not outcome.is_pruned and needed <= set(datasets_of(found.spec)):
-            return found
-    spec = TaskDataSpec(datasets=tuple(name for name in get_args(TaskDataset) if name in needed))
+    found = [in_folder(outcome.folder) for outcome in own]
+    for data in found:
+        if data.outcome and not data.outcome.is_pruned and needed <= set(datasets_of(data.spec)):
+            return data
+    like = next((data.spec for data in found if data.spec.source == "hub"), TaskDataSpec())
+    names = tuple(name for name in get_args(TaskDataset) if name in needed)
+    spec = like.model_copy(update={"datasets": names, "custom_path": None})
     return newest_with(needed, spec, base) or AskedData(spec, None)
 
 
 def newest_with(needed: Set[str], like: TaskDataSpec, base: Path) -> AskedData | None:
-    """Return the newest task data that has these data sets, from the same addresses or else of a text, if there is any
-    that is whole."""
-    elsewhere = frozenset({"datasets"})
-    known: list[tuple[bool, float, Path]] = []
+    """Return task data here that has these data sets, if there is any that is whole: best from the same addresses, then
+    from the Hub, then the newest."""
+    contents = frozenset({"datasets", "custom_path"})
+    known: list[tuple[bool, bool, float, Path]] = []
     for folder in (paths.artifacts_dir(base) / "task_data").glob("*"):
         manifest = artifacts.read_manifest(folder)
         if manifest is None or not is_usable(folder, manifest):
             continue
         spec = spec_of(manifest)
-        is_like = spec.output_params(exclude=elsewhere) == like.output_params(exclude=elsewhere)
-        if needed <= set(datasets_of(spec)) and (is_like or spec.source != "hub"):
-            known.append((is_like, manifest.created, folder))
-    return in_folder(max(known)[2]) if known else None
+        if needed <= set(datasets_of(spec)):
+            is_like = spec.output_params(exclude=contents) == like.output_params(exclude=contents)
+            known.append((is_like, spec.source == "hub", manifest.created, folder))
+    return in_folder(max(known)[3]) if known else None
 
 
 def is_usable(folder: Path, manifest: Manifest) -> bool:

@@ -145,7 +145,8 @@ class EndpointModel:
     def choice_logits(self, prompts: Sequence[Conversation], letters: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return log-probabilities, which differ from logits by the same amount for all letters of a prompt.
 
-        Where only the likeliest tokens are known, a letter that is not among them gets the least of theirs.
+        Where only the likeliest tokens are known, a letter that is not among them gets the least of theirs. A prompt
+        that is longer than the model's context is cut from the left; where that cannot be done, all letters are equal.
         """
         choose = self._exact_letters if self._renders_chats else self._reported_letters
         return self._each(lambda pair: choose(*pair), list(zip(prompts, letters, strict=True)))
@@ -163,7 +164,7 @@ class EndpointModel:
     def _exact_letters(self, prompt: Conversation, letters: Sequence[str]) -> list[float]:
         assert isinstance(self._prompts, ServerTokens)
         columns = [self._letter_id(letter) for letter in letters]
-        ids = self._prompts.chat(_messages(prompt))
+        ids = self._prompts.chat(_messages(prompt))[-self.max_context :]
         body = {"model": self.name, "prompt": ids, "max_tokens": 1, "temperature": 0}
         likeliest = _top(self._client.post("completions", body | {"logprobs": COMPLETION_ALTERNATIVES}))
         if all(letter in likeliest for letter in letters):
@@ -194,6 +195,8 @@ class EndpointModel:
         except (Refused, KeyError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, Refused) and error.status in (401, 403, 404):
                 raise
+            if isinstance(error, Refused) and error.code == TOO_LONG:
+                return [0.0] * len(letters)
             why = str(error).rstrip(".") if isinstance(error, Refused) else "its answer has no top_logprobs"
             raise SpecError(
                 f"{self.url} gives no log-probabilities of an answer ({why}): multiple choice (ARC, MMLU, …) cannot be "
