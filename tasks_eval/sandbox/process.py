@@ -34,8 +34,8 @@ class SandboxBroken(NanochatError):
 
     def __init__(self, level: str, reason: str) -> None:
         super().__init__(
-            f"The sandbox {level!r} could not be built: {reason.rstrip('.')}. See what `nanochat doctor` says of it, and "
-            "try again when the machine has memory and processes to spare."
+            f"The sandbox {level!r} could not be built: {reason.rstrip('.')}. See what `nanochat doctor` says of it, "
+            "and try again when the machine has memory and processes to spare."
         )
         self.reason = reason
 

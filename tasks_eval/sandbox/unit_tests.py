@@ -8,6 +8,7 @@ process, and cannot answer with an object that claims to equal everything.
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 from contextlib import ExitStack, suppress
@@ -38,7 +39,8 @@ def _failure(meta: Meta, code: str, limits: Limits, level: str) -> str:
     """Run the tests; return nothing where they pass, else one line that says why not."""
     entry_point = meta["entry_point"]
     helpers = meta["prompt"].partition(f"def {entry_point}(")[0]
-    test_options = {"helpers": helpers, "entry_point": entry_point, "test": meta["test"]}
+    nonce = secrets.token_hex(16)
+    test_options = {"helpers": helpers, "entry_point": entry_point, "test": meta["test"], "nonce": nonce}
     calls, answers = os.pipe(), os.pipe()
     with ExitStack() as stack:
         try:
@@ -49,18 +51,20 @@ def _failure(meta: Meta, code: str, limits: Limits, level: str) -> str:
             for end in (*calls, *answers):
                 os.close(end)
         status = supervise(tests, candidate)
-        return status if status != "exited" else _verdict_of(tests, candidate)
+        return status if status != "exited" else _verdict_of(tests, candidate, nonce)
 
 
-def _verdict_of(tests: Jailed, candidate: Jailed) -> str:
+def _verdict_of(tests: Jailed, candidate: Jailed, nonce: str) -> str:
     """Return what the tests said when they ended: nothing where they passed, else why not, without objects' addresses.
 
-    Raises SandboxBroken where one of the two never began.
+    nonce: what a verdict must hold, or it is not from the tests. Raises SandboxBroken where one of the two never began.
     """
-    said = tests.said()
-    if not said:
+    try:
+        verdict = json.loads(tests.said())
+    except ValueError:
+        verdict = {}
+    if verdict.get("nonce") != nonce:
         return "the tests ended without a verdict"
-    verdict = json.loads(said)
     note = "" if verdict["passed"] else str(verdict["note"])
     if note == ENDED:
         with suppress(subprocess.TimeoutExpired):  # it has closed its pipe, and goes on
