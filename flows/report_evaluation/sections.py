@@ -95,11 +95,13 @@ def scores(report: Mapping[str, Any], plots: Sequence[Dots]) -> Section:
         for name in found["names"]
     ]
     note = "Accuracy ± one standard error (number of questions), unless the name says otherwise."
-    if tasks := sorted({task for names in found["chatcore_tasks"].values() for task in names}):
-        note += f" ChatCORE is the mean over {', '.join(tasks)} of accuracy above guessing."
-    remarks = [
-        missing_core(model, scores["core"]) for model, scores in report["evaluations"].items() if "core" in scores
-    ]
+    remarks = [missing_core(model, row["core"]) for model, row in report["evaluations"].items() if "core" in row]
+    lists = {model: ", ".join(tasks) for model, tasks in found["chatcore_tasks"].items()}
+    if len(set(lists.values())) == 1:
+        note += f" ChatCORE is the mean over {next(iter(lists.values()))} of accuracy above guessing."
+    elif lists:
+        note += " ChatCORE is the mean of accuracy above guessing over tasks that are not the same for all models."
+        remarks += [f"ChatCORE of {title_of(model)}: {tasks}." for model, tasks in lists.items()]
     return Section("Scores", note=note, remarks=[*filter(None, remarks)], columns=columns, rows=rows, plots=plots)
 
 

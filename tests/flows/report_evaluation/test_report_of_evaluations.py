@@ -54,6 +54,14 @@ def test_a_partial_core_names_what_is_missing_and_is_not_called_core(text: str) 
     assert "\n| CORE |" not in rows
 
 
+def test_models_of_which_other_tasks_make_chatcore_say_so(tmp_path: Path, text: str) -> None:
+    assert "ChatCORE is the mean over MMLU, GSM8K of accuracy above guessing." in section(text, "Scores")
+    other = chat_scores("rl") | {"chatcore": {"value": 0.1, "stderr": 0.01, "tasks": ["MMLU"]}}
+    found = [evaluation(tmp_path, "sft", chat_scores("sft"), {}), evaluation(tmp_path, "rl", other, {})]
+    rows = section((report(tmp_path, SPEC, found, "run") / "report.md").read_text(), "Scores")
+    assert "- ChatCORE of SFT: MMLU, GSM8K.\n- ChatCORE of RL: MMLU.\n" in rows
+
+
 def test_how_each_score_was_measured_stands_beside_it(text: str) -> None:
     rows = section(text, "How the scores were measured")
     asked = "0.5000 | 3 | 1 | 0 | 2 | 42 | 0123456789abcdef | – | – |"
@@ -135,7 +143,7 @@ def test_answers_that_cannot_be_read_are_named_and_cost_no_report(tmp_path: Path
     answers = section(text, "Answers")
     assert "- base, copa: 0123456789abcdef/records/copa.parquet is not there; its answers are left out." in answers
     assert "- sft, MMLU: 0123456789abcdef/records/MMLU.parquet cannot be read (" in answers
-    assert "40 answers, of 40 that were given." in answers
+    assert "40 answers, of 40 that were given." in answers and "report.html has them as a table." in answers
 
 
 def test_evaluations_that_belong_to_no_run_have_a_page_of_their_own(tmp_path: Path) -> None:
