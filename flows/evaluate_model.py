@@ -266,16 +266,16 @@ def write_page(base: Path, outcomes: Mapping[str, StageOutcome]) -> Path:
 def score_rows(outcome: StageOutcome) -> list[tuple[str, str]]:
     """Return (what, value) of each headline number, with its standard error, a task's with its examples too.
 
-    >>> metrics = {"chatcore": 0.5, "chatcore_stderr": 0.02, "accuracy/Facts": 0.75, "stderr/Facts": 0.03,
+    >>> metrics = {"core_partial": 0.5, "core_stderr": 0.02, "accuracy/Facts": 0.75, "stderr/Facts": 0.03,
     ...            "n/Facts": 500, "pass_at_8/Facts": 0.875}
     >>> score_rows(StageOutcome("evaluate_sft", Path(), "", True, 0.0, None, metrics))
-    [('chatcore', '0.5000 ± 0.0200'), ('Facts', '75.0% ± 3.0% of 500'), ('Facts, pass@8', '87.5%')]
+    [('core_partial', '0.5000 ± 0.0200'), ('Facts', '75.0% ± 3.0% of 500'), ('Facts, pass@8', '87.5%')]
     """
     metrics, rows = outcome.metrics, []
     for name, value in metrics.items():
         number, _, task = name.partition("/")
         if not task and not number.endswith("_stderr"):
-            error = metrics.get(f"{number}_stderr")
+            error = metrics.get(f"{number.removesuffix('_partial')}_stderr")
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
             rows.append((name, f"{shown} ± {error:.4f}" if isinstance(error, float) else shown))
         elif number == "accuracy":

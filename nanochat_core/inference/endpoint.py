@@ -136,6 +136,11 @@ class EndpointModel:
     def _score(self, request: LoglikelihoodRequest) -> Loglikelihood:
         excess = min(max(0, len(request.ids) - self.max_context), request.start - 1)
         ids, start = request.ids[excess:], request.start - excess
+        if len(ids) > self.max_context:
+            raise DataError(
+                f"what is scored has {len(ids) - start} tokens, more than fit into the server's context of "
+                f"{self.max_context + 1}: serve the model with a longer one (nanochat serve --set max_context=…)"
+            )
         body = {"model": self.name, "prompt": self._prompts.wire(ids), "max_tokens": 1, "temperature": 0}
         answer = self._client.post("completions", body | {"echo": True, "logprobs": 1})
         return scored_part(_only_choice(answer), *self._prompts.scored(ids, start))

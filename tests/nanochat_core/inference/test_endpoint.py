@@ -56,6 +56,8 @@ def test_over_our_server_prompts_have_the_engines_log_probabilities(ours: Endpoi
         assert found.logprob_sum == pytest.approx(wanted.logprob_sum, abs=1e-4)
         assert (found.num_tokens, found.is_greedy) == (wanted.num_tokens, wanted.is_greedy)
     assert ours.loglikelihood(requests[3:])[0].num_tokens == len("to the sea")
+    with pytest.raises(DataError, match=r"what is scored has 400 tokens, more than fit .* context of 256: serve"):
+        ours.loglikelihood(scoring(ours, ("a", long)))
 
 
 def test_over_our_server_a_greedy_continuation_is_known_as_one(ours: EndpointModel, engine: EngineModel) -> None:
