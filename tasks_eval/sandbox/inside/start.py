@@ -19,8 +19,10 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     os.umask(0o077)
     del sys.path[0]  # ours; the standard library's stay
+    if request.level == RLIMITS:
+        limits.leave_root()
     if sys.platform.startswith("linux"):
-        namespaces.die_with_parent()
+        namespaces.die_with_parent()  # after the change of user, which would undo it
         if request.parent and os.getppid() != request.parent:
             return  # it has ended meanwhile
     if request.level == NAMESPACES:
@@ -53,8 +55,6 @@ def begin(request: Request) -> None:
 def wall_in(request: Request) -> None:
     """Give up rights and take on limits, as the level says; raises OSError where one of them is not to be had."""
     may_write = request.level in (NAMESPACES, BUBBLEWRAP)  # to a file system of a bounded size, gone at the end
-    if request.level == RLIMITS:
-        limits.leave_root()
     limits.set_limits(request.cpu_seconds, request.memory_bytes, request.file_bytes if may_write else 0)
     if not sys.platform.startswith("linux"):
         return

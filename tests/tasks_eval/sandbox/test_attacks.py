@@ -32,7 +32,7 @@ QUICK = (
 @functools.cache
 def python_for_all() -> str | None:
     """Return a Python, new enough, that a user without rights can start; None where there is none."""
-    check = "import sys; sys.exit(sys.version_info < (3, 11))"
+    check = "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.executable, os.X_OK))"
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
         command = [*NOBODY, python, "-c", check]
         if shutil.which("setpriv") and subprocess.run(command, capture_output=True).returncode == 0:
