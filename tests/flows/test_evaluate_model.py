@@ -135,7 +135,15 @@ def test_two_models_are_compared_on_the_same_questions(finished: FakeStages, mon
     names = {name: find_model(name, finished.base).model.name for name in ("base", "sft")}
     shares = {names["base"]: {"Facts": 0.5, "Spelling": 0.5}, names["sft"]: {"Facts": 0.75, "Spelling": 0.5}}
     monkeypatch.setenv("FAKE_ACCURACY", json.dumps(shares))
-    options = ["--tasks=Facts,Spelling", "--against=base", "--examples=200", "--samples=4", "--set", "top_k=7"]
+    options = [
+        "--tasks=Facts,Spelling",
+        "--against=base",
+        "--examples=200",
+        "--samples=4",
+        "--set",
+        "top_k=7",
+        "--set=launch.nproc_per_node=1",
+    ]
     result = CliRunner().invoke(app, ["eval", "sft", *options], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert finished.ran() == ["evaluate_sft", "evaluate_base"]
