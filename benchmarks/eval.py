@@ -86,7 +86,10 @@ def core_examples(root: Path, model: EngineModel, label: str, count: int) -> lis
     """Return the requests of the first items of a CORE task."""
     task = next(task for task in read_bundle(root / "eval_bundle") if task.label == label)
     items = task.items()
-    return [make_requests(model, task, render_prompts(task, items, index)) for index in range(min(count, len(items)))]
+    return [
+        make_requests(model.bos, task, model.encode_batch(render_prompts(task, items, index)))
+        for index in range(min(count, len(items)))
+    ]
 
 
 def mmlu_examples(root: Path, tokenizer: Tokenizer, count: int) -> list[Example]:

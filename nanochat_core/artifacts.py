@@ -24,7 +24,7 @@ from nanochat_core.errors import EXIT_BAD_INPUT, ArtifactError, NanochatError
 
 SCHEMA = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-HASH_ALWAYS_BYTES = 1 << 20  # files up to this size are hashed at each verification, larger ones on demand
+HASH_ALWAYS_BYTES = 16 << 20  # files up to this size are hashed at each verification, larger ones on demand
 
 
 class FileRecord(BaseModel):
@@ -207,7 +207,7 @@ def read_manifest(path: Path) -> Manifest | None:
 def damaged_files(path: Path, manifest: Manifest, *, deep: bool = False) -> list[str]:
     """Return what is wrong with the declared outputs, one line each; an empty list means that all is there.
 
-    Sizes are always compared, and the hashes of files up to 1 MiB; with `deep`, every hash.
+    Sizes are always compared, and the hashes of files up to 16 MiB; with `deep`, every hash.
     """
     problems = []
     for record in manifest.files:

@@ -49,7 +49,7 @@ def pairs_of(model: EngineModel, bundle: Path) -> list[Pair]:
     for task in read_bundle(bundle):
         items = task.items()
         for index in range(ITEMS):
-            requests = make_requests(model, task, render_prompts(task, items, index))
+            requests = make_requests(model.bos, task, model.encode_batch(render_prompts(task, items, index)))
             pairs += [pair(task.label, index, request) for request in requests]
     asked = pairs[:: max(1, len(pairs) // 60)]
     prompts = [

@@ -83,7 +83,7 @@ class EndpointModel:
     def encode(self, text: str) -> list[int]:
         return self._prompts.encode(text)
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, which are asked for at a time."""
         return self._each(self._prompts.encode, texts)
 

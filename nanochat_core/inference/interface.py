@@ -76,6 +76,10 @@ class TextModel(Protocol):
         """Return the ids of `text`, without BOS; text that spells a special token stays text."""
         ...
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as `encode` does."""
+        ...
+
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Loglikelihood]:
         """Score each request; ids beyond `max_context` are cut from the left (never the scored ones)."""
         ...

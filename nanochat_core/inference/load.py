@@ -34,6 +34,9 @@ class EngineModel:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._tokenizer.encode_batch(texts)
+
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Loglikelihood]:
         cut = [self._within_context(request) for request in requests]
         answers: dict[int, Loglikelihood] = {}

@@ -44,7 +44,8 @@ def score_items(
     for first in range(0, len(indices), ITEMS_PER_CALL):
         group = indices[first : first + ITEMS_PER_CALL]
         prompts = [render_prompts(task, items, index) for index in group]
-        requests = [make_requests(model, task, texts) for texts in prompts]
+        rows = iter(model.encode_batch([prompt for texts in prompts for prompt in texts]))
+        requests = [make_requests(model.bos, task, [next(rows) for _ in texts]) for texts in prompts]
         answers = iter(model.loglikelihood([request for row in requests for request in row]))
         for index, texts, row in zip(group, prompts, requests, strict=True):
             likelihoods = [next(answers) for _ in row]
@@ -53,9 +54,9 @@ def score_items(
     return records
 
 
-def make_requests(model: TextModel, task: CoreTask, prompts: Sequence[str]) -> list[LoglikelihoodRequest]:
-    """Return what to score of an item's prompts. At least one token is scored, and BOS never."""
-    rows = [(model.bos, *model.encode(prompt)) for prompt in prompts]
+def make_requests(bos: int, task: CoreTask, prompts: Sequence[Sequence[int]]) -> list[LoglikelihoodRequest]:
+    """Return what to score of an item's prompts, given as ids. At least one token is scored, and BOS never."""
+    rows = [(bos, *prompt) for prompt in prompts]
     if task.kind == "schema":
         suffix = common_prefix_length([row[::-1] for row in rows])
         return [LoglikelihoodRequest(row, max(1, len(row) - max(1, suffix))) for row in rows]

@@ -37,7 +37,8 @@ def core_accuracies(root: Path, prefers: Preference) -> dict[str, dict[str, floa
         items = task.items()
         known: dict[tuple[int, ...], Loglikelihood] = {}
         for index in range(min(ITEMS, len(items))):
-            requests = make_requests(FakeTextModel(), task, render_prompts(task, items, index))
+            rows = FakeTextModel().encode_batch(render_prompts(task, items, index))
+            requests = make_requests(FakeTextModel.bos, task, rows)
             for option, request in enumerate(requests):
                 mean, count = prefers(task, items[index], option, request), len(request.ids) - request.start
                 known[request.ids] = Loglikelihood(mean * count, count, mean == 0)

@@ -43,7 +43,7 @@ def ours(live: LiveServer) -> EndpointModel:
 def scoring(model: EndpointModel, *texts: tuple[str, str]) -> list[LoglikelihoodRequest]:
     """Return requests to score the second of two texts after the first."""
     before = [len(model.encode(text)) for text, _ in texts]
-    rows = model.encode_many([text + rest for text, rest in texts])
+    rows = model.encode_batch([text + rest for text, rest in texts])
     return [LoglikelihoodRequest((model.bos, *row), 1 + start) for row, start in zip(rows, before, strict=True)]
 
 

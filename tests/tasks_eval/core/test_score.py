@@ -20,6 +20,10 @@ def task(kind: str) -> CoreTask:
     return CoreTask("made", kind, Path("x"), 0, " ", 0.0)  # type: ignore[arg-type]
 
 
+def requests_for(kind: str, prompts: list[str]) -> list[LoglikelihoodRequest]:
+    return make_requests(BYTES, task(kind), FakeTextModel().encode_batch(prompts))
+
+
 def scored(requests: list[LoglikelihoodRequest]) -> list[str]:
     return [bytes(request.ids[request.start :]).decode() for request in requests]
 
@@ -34,23 +38,23 @@ def test_the_common_prefix_is_the_longest(prefix: list[int], one: list[int], two
 
 
 def test_multiple_choice_scores_what_follows_the_common_prefix() -> None:
-    requests = make_requests(FakeTextModel(), task("multiple_choice"), ["Sky: blue", "Sky: black"])
+    requests = requests_for("multiple_choice", ["Sky: blue", "Sky: black"])
     assert scored(requests) == ["ue", "ack"]
     assert all(request.ids[0] == BYTES for request in requests)
 
 
 def test_schema_scores_the_common_suffix() -> None:
-    assert scored(make_requests(FakeTextModel(), task("schema"), ["The cup fell", "Tables fell"])) == [" fell", " fell"]
+    assert scored(requests_for("schema", ["The cup fell", "Tables fell"])) == [" fell", " fell"]
 
 
 def test_language_modeling_scores_the_continuation() -> None:
-    assert scored(make_requests(FakeTextModel(), task("language_modeling"), ["One is", "One is one"])) == [" one"]
+    assert scored(requests_for("language_modeling", ["One is", "One is one"])) == [" one"]
 
 
 @pytest.mark.parametrize("kind", ["multiple_choice", "schema"])
 def test_at_least_one_token_is_scored_and_bos_never(kind: str) -> None:
     for prompts in (["a", "ab"], ["a", "a"], ["ab", "b"]):
-        for request in make_requests(FakeTextModel(), task(kind), prompts):
+        for request in requests_for(kind, prompts):
             assert 1 <= request.start < len(request.ids)
 
 
