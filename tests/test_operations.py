@@ -17,7 +17,7 @@ from flows.node import addresses, services
 from nanochat_core import recipes
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "docs" / name for name in ("operations.md", "own_data.md", "serving.md")]
+PAGES = [PROJECT / "docs" / name for name in ("operations.md", "own_data.md", "serving.md", "evaluation.md")]
 SCRIPTS = ("deployments/slurm/train.sbatch", "deployments/slurm/worker.sbatch")
 
 

@@ -67,6 +67,7 @@ def test_a_few_attacks_are_contained() -> None:
 @pytest.mark.parametrize("user", ["whoever tests", "nobody"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_all_attacks_are_contained(level: str, user: str) -> None:
+    """Whoever tests makes all of them; nobody makes a third, of each kind."""
     if trouble := probe(level):
         pytest.skip(trouble)
     prefix = [sys.executable]
@@ -74,9 +75,11 @@ def test_all_attacks_are_contained(level: str, user: str) -> None:
         if os.geteuid() != 0 or python_for_all() is None or not is_open_to_all(ROOT):
             pytest.skip("only root can become nobody, with a Python and a project that nobody can read")
         prefix = [*NOBODY, str(python_for_all())]
-    results, memory = results_of(prefix, level)
     expected = [attack.name for attack in attacks() if level != RLIMITS or attack.is_held_by_rlimits]
-    assert [result["name"] for result in results] == expected and len(expected) > 60
+    if user == "nobody":
+        expected = expected[:: len(expected) // 35]
+    results, memory = results_of(prefix, level, *expected)
+    assert [result["name"] for result in results] == expected and len(expected) >= 35
     assert_contained(results, memory)
 
 
