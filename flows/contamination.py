@@ -28,7 +28,7 @@ def contamination_spec(spec: PipelineSpec) -> ContaminationSpec:
 CONTAMINATION = Stage(
     name="contamination",
     part="contamination",
-    module="tasks_eval.contamination",
+    module="tasks_eval.contamination.search",
     version=1,
     params=lambda spec: StageParams.of(contamination_spec(spec)),
     inputs=lambda spec: {"text": DOWNLOAD, "task_data": TASK_DATA},

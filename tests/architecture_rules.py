@@ -78,7 +78,12 @@ SEEN_BY_TASK_ROOTS = (
     "training.validate",
     "metrics",
 )
-TASK_ROOTS = ("tasks_eval.run", "tasks_eval.blocks", "tasks_eval.build_conversations", "tasks_eval.contamination")
+TASK_ROOTS = (
+    "tasks_eval.run",
+    "tasks_eval.blocks",
+    "tasks_eval.build_conversations",
+    "tasks_eval.contamination.search",
+)
 
 # Inside nanochat_core, from the ground up: a module imports from its own level and from those before it.
 LEVELS = (

@@ -1,6 +1,6 @@
 """Stage contamination: which questions of the evaluation stand in the training text, word for word.
 
-    python -m tasks_eval.contamination FOLDER/spec.json
+    python -m tasks_eval.contamination.search FOLDER/spec.json
 
 In: params ContaminationSpec; the inputs text and task_data. Out: overlaps.parquet, a row for each contaminated example,
 and in the result, for each task, their share and what the first of them have in common with the text. A question told
@@ -24,12 +24,12 @@ from nanochat_core.data.shards import TextShards, read_row_group, row_groups
 from nanochat_core.errors import SpecError
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import ContaminationSpec, parse_params
+from tasks_eval.contamination.ngrams import Places, blocks, words_of
+from tasks_eval.contamination.overlap_index import NOT_FOUND, OverlapIndex, TaskRuns, runs_of_task
+from tasks_eval.contamination.texts import QuestionAnswer, texts_of_core, texts_of_task
 from tasks_eval.core.bundle import read_bundle
 from tasks_eval.core.score import choose_tasks
-from tasks_eval.evaluated_texts import QuestionAnswer, texts_of_core, texts_of_task
 from tasks_eval.hub import TaskData
-from tasks_eval.ngrams import Places, blocks, words_of
-from tasks_eval.overlap_index import NOT_FOUND, OverlapIndex, TaskRuns, runs_of_task
 from tasks_eval.task import make_task
 
 SHOWN_EXAMPLES = 10  # of each task, in the result

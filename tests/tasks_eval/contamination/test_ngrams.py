@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_eval.ngrams import BORDER, HashSet, blocks, words_of
+from tasks_eval.contamination.ngrams import BORDER, HashSet, blocks, words_of
 
 # What stands between words, told by characters: all of ASCII that is no letter or digit, and some punctuation beyond.
 BETWEEN = re.compile("[^a-zA-Z0-9\\x01\\x80-\\U0010ffff]|[\\x80-\\xbf\\u2000-\\u207f\\u3000-\\u303f]")

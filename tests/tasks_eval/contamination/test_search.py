@@ -14,11 +14,11 @@ from nanochat_core.artifacts import StageFolder, sha256_of, write_json
 from nanochat_core.data.shards import INDEX_NAME, write_shard
 from nanochat_core.errors import SpecError
 from nanochat_core.metrics import read_metrics
-from tasks_eval.contamination import OUTPUT, longest_overlap, search
+from tasks_eval.contamination.ngrams import words_of
+from tasks_eval.contamination.overlap_index import OverlapIndex, runs_of_task
+from tasks_eval.contamination.search import OUTPUT, longest_overlap, search
+from tasks_eval.contamination.texts import text_of_example, texts_of_core
 from tasks_eval.core.bundle import CoreTask
-from tasks_eval.evaluated_texts import text_of_example, texts_of_core
-from tasks_eval.ngrams import words_of
-from tasks_eval.overlap_index import OverlapIndex, runs_of_task
 from tasks_eval.task import make_task
 from tests.task_data import mirror_task_data
 from tests.tasks_eval.conftest import MINIATURE, write_task_data

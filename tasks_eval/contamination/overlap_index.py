@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks_eval.evaluated_texts import QuestionAnswer
-from tasks_eval.ngrams import BLOCK_BYTES, BORDER, Hashes, HashSet, Places, Words, words_of
+from tasks_eval.contamination.ngrams import BLOCK_BYTES, BORDER, Hashes, HashSet, Places, Words, words_of
+from tasks_eval.contamination.texts import QuestionAnswer
 
 SHORTEST = 8  # words of a question that is looked for whole
 BYTES_PER_WORD = 4  # of a run, what stands between its words included; English has about 6
