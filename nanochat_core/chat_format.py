@@ -69,7 +69,7 @@ def _check_content(content: Any, index: int, role: str) -> None:
             )
 
 
-def read_conversations(path: Path) -> list[dict[str, Any]]:
+def read_jsonl_conversations(path: Path) -> list[dict[str, Any]]:
     """Return the conversations of a JSONL file, each {"messages": [...]}; blank lines are skipped.
 
     Raises DataError that names the file, and the line of everything that is wrong, the first few with their reasons.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tasks_eval.custom_json import read_conversations
+from nanochat_core.chat_format import read_jsonl_conversations
 from tests.browser.chat_page import ChatPage
 from tests.browser.chat_server import MODEL, ChatServer, chat_server, parts
 from tests.browser.chromium import visitor
@@ -83,7 +83,7 @@ def test_an_export_for_training_is_what_training_reads(new_chat: ChatPage, serve
     server.tell(answer)
     chat.ask("1+1?")
     path = downloaded(chat, lambda: menu(chat, "1+1?", "Export for training"))
-    [conversation] = read_conversations(path)
+    [conversation] = read_jsonl_conversations(path)
     assert conversation["messages"] == [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "1+1?"},

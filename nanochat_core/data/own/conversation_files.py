@@ -8,7 +8,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from nanochat_core.chat_format import read_conversations
+from nanochat_core.chat_format import read_jsonl_conversations
 from nanochat_core.errors import DataError
 
 DATASET = "custom"
@@ -49,7 +49,7 @@ def copy_conversations(place: Path, folder: Path) -> dict[str, list[str]]:
     """
     found = {}
     for split, path in conversation_files(place).items():
-        read_conversations(path)
+        read_jsonl_conversations(path)
         name = f"data/{DATASET}/{split}.jsonl"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)

@@ -1,7 +1,7 @@
 """Facts: balanced letters, one right choice, and questions of testing that training never saw."""
 
-from tasks_eval.local_facts import FACTS, LETTERS, SIZES, fact_example
 from tasks_eval.splits import split_of
+from tasks_eval.tasks.local_facts import FACTS, LETTERS, SIZES, fact_example
 
 
 def test_the_right_letter_is_spread_evenly() -> None:

@@ -5,21 +5,19 @@ a hash, so that equal ones never stand on both sides.
 """
 
 from nanochat_core.artifacts import canonical_json
-from nanochat_core.chat_format import read_conversations
+from nanochat_core.chat_format import read_jsonl_conversations
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation
 from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_of
 from tasks_eval.task import Split, Task
 
-__all__ = ["make", "part_of", "read_conversations"]
-
 
 def make(data: TaskData, split: Split) -> Task:
     """The files of the data set `custom`; not graded. Raises DataError that names file and line of what is wrong."""
     is_whole = "all" in data.datasets.get("custom", {})
     files = data.files("custom", "all" if is_whole else split)
-    examples = [example for path in files for example in read_conversations(path)]
+    examples = [example for path in files for example in read_jsonl_conversations(path)]
     examples = part_of(examples, split) if is_whole else examples
     return Task("CustomJSON", "generative", split, len(examples), examples.__getitem__)
 

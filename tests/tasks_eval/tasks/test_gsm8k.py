@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_eval.gsm8k import answer_parts
+from tasks_eval.tasks.gsm8k import answer_parts
 
 TEXT = st.text("abc 12=+.\n", max_size=10)
 CALLS = st.tuples(st.text("0123456789+-*/=", min_size=1, max_size=8), st.text("0123456789", min_size=1, max_size=4))

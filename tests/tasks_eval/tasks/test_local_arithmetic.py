@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.inference.calculator import calculate
-from tasks_eval.local_arithmetic import PHRASINGS, arithmetic_example, evaluate, join, operands_key
 from tasks_eval.task import Split
+from tasks_eval.tasks.local_arithmetic import PHRASINGS, arithmetic_example, evaluate, join, operands_key
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["train", "test"]))
