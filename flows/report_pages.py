@@ -8,10 +8,8 @@ from flows.report_evaluation.page import lay_out_with_answers
 from flows.report_evaluation.plots import EvaluationPlot, evaluation_svg
 from flows.report_evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
 from flows.report_layout import Section, duration, shown
-from flows.report_plots import Plot, svg
+from flows.report_plots import TRAINING_TITLES, Plot, svg
 from flows.report_tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
-
-TRAINING_TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "rl": "RL"}
 
 
 def render(report: Mapping[str, Any], plots: Sequence[Plot], evaluations: Sequence[Evaluation]) -> dict[str, str]:

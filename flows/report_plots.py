@@ -58,9 +58,7 @@ CURVES: dict[str, tuple[Curves, ...]] = {
         Curves("rl_reward", "RL: mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),
     ),
 }
-
-
-TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "rl": "RL"}
+TRAINING_TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "rl": "RL"}
 MEANS = {"core": "CORE", "core_partial": "CORE, only some tasks", "chatcore": "ChatCORE"}
 
 
@@ -79,10 +77,10 @@ def plots_of(stage: str, lines: Sequence[Mapping[str, Any]], metrics: Mapping[st
         series = {label: points for label, points in series.items() if points}
         if series:
             plots.append(Plot(curves.name, curves.title, curves.unit, series, level))
-    return plots + (evaluation_plots(stage, lines) if stage in CURVES else [])
+    return plots + (evaluator_plots(stage, lines) if stage in CURVES else [])
 
 
-def evaluation_plots(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
+def evaluator_plots(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
     """Return pictures of what was measured while a stage trained: each mean over tasks, the tasks, and pass@k.
 
     Tasks that are too many to tell apart in one picture are left to MLflow.
@@ -91,7 +89,7 @@ def evaluation_plots(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[Plo
     accuracies = {match[1]: name for name in names if (match := re.fullmatch("eval/(.+)/accuracy", name))}
     passes = {f"pass@{match[1]}": name for name in names if (match := re.fullmatch(r"rl/pass_at_(\d+)", name))}
     means = [match[1] for name in names if (match := re.fullmatch("eval/([^/]+?)", name)) and not is_aside(name)]
-    title = TITLES[stage]
+    title = TRAINING_TITLES[stage]
     plots = []
     for name in means:
         unit = "centred accuracy" if name in MEANS else name

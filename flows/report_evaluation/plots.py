@@ -6,12 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from flows.report_plots import bare_axes, drawing
+from flows.report_plots import Z95, bare_axes, drawing
 
 COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b")  # one a model; readable on white and on near black
 GUESSING = "#8b8f98"
 INCHES_A_DOT, GAP = 0.12, 0.8  # GAP: between two tasks, in dots
-QUANTILE = 1.96  # of the normal distribution: 95 % lie within so many standard errors
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def interval(row: Mapping[str, Any]) -> tuple[float, float]:
     >>> [round(end, 3) for end in interval({"accuracy": 0.9, "stderr": 0.1})]
     [0.704, 1.0]
     """
-    half = QUANTILE * row["stderr"]
+    half = Z95 * row["stderr"]
     return row.get("low", max(0.0, row["accuracy"] - half)), row.get("high", min(1.0, row["accuracy"] + half))
 
 
@@ -114,7 +113,7 @@ def _draw_scaling(figure: Figure, plot: Scaling) -> None:
             found = [point for point in points if point.get(key) is not None]
             if found:
                 samples, values = [point["samples"] for point in found], [point[key] for point in found]
-                errors = [QUANTILE * (point.get(f"{key}_stderr") or 0.0) for point in found]
+                errors = [Z95 * (point.get(f"{key}_stderr") or 0.0) for point in found]
                 style: dict[str, Any] = {
                     "marker": "o",
                     "markersize": 3,
