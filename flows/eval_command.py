@@ -55,7 +55,7 @@ def evaluate(
     environment.prepare(paths.base_dir(), is_terminal=True)
     await_prefect = prefect_server.start(paths.base_dir())
     from flows import evaluate_model as evaluation
-    from flows.paired_table import terminal_table
+    from flows.evaluation.paired_table import terminal_table
 
     base = paths.base_dir()
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]

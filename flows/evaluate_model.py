@@ -2,7 +2,7 @@
 models on the same questions.
 
 The stage is that of the pipeline, with the same cache: what was measured before is not measured again. Only a model
-behind a URL is asked anew each time (flows/endpoint_evaluation.py).
+behind a URL is asked anew each time (flows/evaluation/endpoint.py).
 """
 
 import os
@@ -15,17 +15,17 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows import endpoint_evaluation, evaluation_request
 from flows.download import TASK_DATA
-from flows.endpoint_evaluation import Endpoint, is_url
 from flows.evaluate import MEASURES, evaluation_of
-from flows.evaluation_data import AskedData, data_for
-from flows.evaluation_request import Asked
+from flows.evaluation import endpoint
+from flows.evaluation.endpoint import Endpoint, is_url
+from flows.evaluation.paired import Pair, keep_differences, pairs_of
+from flows.evaluation.paired_table import table_rows
+from flows.evaluation.request import CORE_EXAMPLES, Asked, asked_of
+from flows.evaluation.task_data import AskedData, data_for
 from flows.lineage import Lineage, lineage_of
 from flows.midtrain import MIDTRAIN
 from flows.model_ref import STAGES, find_model, short_name
-from flows.paired import Pair, keep_differences, pairs_of
-from flows.paired_table import table_rows
 from flows.pipeline_run import PipelineRun
 from flows.pretrain import PRETRAIN
 from flows.rl import RL
@@ -104,7 +104,7 @@ def evaluate_model(
 def find_target(reference: str, base: Path, *, needs_data: bool = True) -> Target:
     """Return the model of this name. Raises NanochatError where there is none, or none that can be asked."""
     if is_url(reference):
-        return endpoint_evaluation.connect(reference)
+        return endpoint.connect(reference)
     return lineage_of(find_model(reference, base).model, base, needs_data=needs_data)
 
 
@@ -116,7 +116,7 @@ def what_is_asked(target: Target, tasks: Sequence[str], evaluate: EvaluateSpec |
     elif isinstance(target, Lineage):
         asked = last_evaluation(target, base)
     else:
-        asked = endpoint_evaluation.last_asked(target, base, needs_one=not tasks)
+        asked = endpoint.last_asked(target, base, needs_one=not tasks)
     return asked.named(tasks) if tasks else asked
 
 
@@ -145,7 +145,7 @@ def last_evaluation(lineage: Lineage, base: Path) -> Asked:
     if not found:
         return Asked(MEASURES[name], otherwise)
     params = max(found, key=lambda manifest: manifest.created).params
-    return evaluation_request.asked_of(params, name, otherwise)
+    return asked_of(params, name, otherwise)
 
 
 def default_spec(lineage: Lineage) -> EvaluateSpec:
@@ -155,7 +155,7 @@ def default_spec(lineage: Lineage) -> EvaluateSpec:
         return EvaluateSpec(max_new_tokens=answer_tokens)
     data = lineage.task_data
     return EvaluateSpec(
-        core_examples=evaluation_request.CORE_EXAMPLES if "core" in data.datasets else 0,
+        core_examples=CORE_EXAMPLES if "core" in data.datasets else 0,
         chat_tasks=conflicts.tasks_with_data(data),
         max_new_tokens=answer_tokens,
     )
@@ -167,7 +167,7 @@ def check_target(target: Target, reference: str, asked: Asked, data: AskedData, 
     if isinstance(target, Lineage):
         check_inputs(stage_for(target, asked), target)
     else:
-        endpoint_evaluation.connect(reference, asked)
+        endpoint.connect(reference, asked)
 
 
 def stage_for(lineage: Lineage, asked: Asked) -> Stage:
@@ -226,7 +226,7 @@ def measure(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) -
         if isinstance(target, Lineage):
             return run.outcome(stage_for(target, asked))
         digest = run.outcome(TASK_DATA).digest
-        return run.outcome(endpoint_evaluation.stage_of(target, asked, digest, paths.base_dir()))
+        return run.outcome(endpoint.stage_of(target, asked, digest, paths.base_dir()))
 
 
 def compare(outcome: StageOutcome, other: StageOutcome, model: str, against: str) -> list[Pair]:

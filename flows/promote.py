@@ -18,7 +18,7 @@ from prefect.states import Completed
 from flows import registry
 from flows.background import in_background
 from flows.evaluate_model import evaluate_model, tasks_for, what_is_asked
-from flows.evaluation_request import Asked
+from flows.evaluation.request import Asked
 from flows.lineage import Lineage, lineage_of
 from flows.model_ref import find_model, short_name
 from flows.progress import note

@@ -1,1 +1,1 @@
-"""The promotion flow's parts: the statistics, the decision, the registry's alias, the table."""
+"""The promotion flow's parts: the decision, the registry's alias, the table."""

@@ -2,7 +2,7 @@
 
     artifacts/evaluate_*/<fingerprint>/{scores.json, records/TASK.parquet}  twice  ->  Decision
 
-Only equal questions are compared (flows/paired.py), and where one task cannot be, nobody is promoted.
+Only equal questions are compared (flows/evaluation/paired.py), and where one task cannot be, nobody is promoted.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from flows.paired import OVERALL, Pair, pairs_of
-from flows.promotion.statistics import Difference
+from flows.evaluation.paired import OVERALL, Pair, pairs_of
+from flows.evaluation.statistics import Difference
 from nanochat_core.spec_base import Spec
 
 Verdict = Literal["better", "not worse", "worse", "unclear", "too few examples", "not comparable"]

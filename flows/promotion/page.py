@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flows.evaluation.paired_table import interval, points
 from flows.promotion.decision import Row, Thresholds
-from flows.promotion.statistics import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +15,7 @@ COLUMNS = ("task", "n", "champion", "challenger", "difference", "interval", "ver
 def table_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Return the cells of each row, accuracies in percent and differences in points.
 
+    >>> from flows.evaluation.statistics import Difference
     >>> difference = Difference(500, 0.5, 0.54, 0.04, 0.01, 499, 0.0203, 0.0597)
     >>> list(table_rows([Row("Facts", "better", difference)])[0].values())
     ['Facts', '500', '50.0%', '54.0%', '+4.0', '+2.0 to +6.0', 'better']
@@ -30,19 +31,6 @@ def cells_of(row: Row) -> list[str]:
         return [row.task, "", "", "", "", "", verdict]
     accuracies = [f"{found.champion:.1%}", f"{found.challenger:.1%}"]
     return [row.task, f"{found.n:,}", *accuracies, points(found.mean), interval(found), verdict]
-
-
-def interval(difference: Difference) -> str:
-    return f"{points(difference.low)} to {points(difference.high)}"
-
-
-def points(share: float) -> str:
-    """Return a difference of shares in points of 100.
-
-    >>> points(0.0412), points(-0.0004)
-    ('+4.1', '-0.0')
-    """
-    return f"{100 * share:+.1f}"
 
 
 def rule(thresholds: Thresholds) -> str:

@@ -62,15 +62,3 @@ def read_evaluation(model: str, folder: Path) -> Evaluation:
 
 def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def shares_right(answers: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return {number of a question: share of the answers to it that are right}.
-
-    >>> shares_right([{"index": 0, "correct": True}, {"index": 0, "correct": False}, {"index": 1, "correct": True}])
-    {0: 0.5, 1: 1.0}
-    """
-    verdicts: dict[int, list[bool]] = {}
-    for row in answers:
-        verdicts.setdefault(row["index"], []).append(row["correct"])
-    return {index: sum(found) / len(found) for index, found in verdicts.items()}

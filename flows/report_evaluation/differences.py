@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from flows.paired import CONFIDENCE, MEASURED, Pair, TaskVerdicts, as_row, overall, pair_of
-from flows.report_evaluation.answers import Evaluation, shares_right
+from flows.evaluation.paired import CONFIDENCE, Pair, TaskVerdicts, as_row, overall, pair_of
+from flows.report_evaluation.answers import Evaluation
 
 
 def differences_of(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Return a comparison for each model with the one before it, where both were asked a task.
 
     Each is {"before", "after", "tasks": {name: row}, "overall": row, "left_out": {name: why}}; a row is that of
-    `flows.paired.as_row`, "against" the model before.
+    `flows.evaluation.paired.as_row`, "against" the model before.
     """
     found = [compared(before, after) for before, after in pairwise(evaluations)]
     return [comparison for comparison in found if comparison["tasks"] or comparison["left_out"]]
@@ -36,8 +36,8 @@ def compared(before: Evaluation, after: Evaluation) -> dict[str, Any]:
 
 
 def verdicts_on(task: str, evaluation: Evaluation) -> TaskVerdicts:
-    asked = {key: value for key, value in evaluation.scores["tasks"][task].items() if key not in MEASURED}
-    return TaskVerdicts(asked, shares_right(evaluation.answers[task]))
+    answers = [(row["index"], row["correct"]) for row in evaluation.answers[task]]
+    return TaskVerdicts.of(evaluation.scores["tasks"][task], answers)
 
 
 def verdict(row: Mapping[str, Any]) -> str:

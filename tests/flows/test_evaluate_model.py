@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.evaluate_model import evaluate_model, find_target, tasks_for, what_is_asked
-from flows.evaluation_data import AskedData, data_for
-from flows.evaluation_request import Asked
+from flows.evaluation.request import Asked
+from flows.evaluation.task_data import AskedData, data_for
 from flows.lineage import lineage_of
 from flows.model_ref import find_model
 from flows.pipeline import pipeline

@@ -12,8 +12,8 @@ from flows import launch
 from flows.cli import app
 from flows.earlier_model import with_earlier
 from flows.evaluate_model import evaluate_model, spec_for, what_is_asked
-from flows.evaluation_data import in_folder
-from flows.evaluation_request import Asked
+from flows.evaluation.request import Asked
+from flows.evaluation.task_data import in_folder
 from flows.gc import Rules, survey
 from flows.lineage import lineage_of
 from flows.model_ref import find_model

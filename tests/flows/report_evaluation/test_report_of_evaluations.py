@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.promotion.statistics import paired_difference
+from flows.evaluation.statistics import paired_difference
 from flows.report import report
 from flows.report_evaluation.answers import read_evaluation
 from flows.report_evaluation.page import write_evaluation_page

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from flows.download import TASK_DATA
 from flows.evaluate import MODULE, VERSION, evaluation_params
-from flows.evaluation_request import Asked, asked_of
+from flows.evaluation.request import Asked, asked_of
 from flows.stage import Stage
 from nanochat_core import artifacts, paths
 from nanochat_core.artifacts import Manifest

@@ -7,7 +7,7 @@ and whatever else describes it are the same in both evaluations.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.promotion.statistics import Difference, mean_difference, paired_difference
+from flows.evaluation.statistics import Difference, mean_difference, paired_difference
 from nanochat_core import artifacts
 from nanochat_core.errors import ArtifactError
 
@@ -31,6 +31,19 @@ class TaskVerdicts:
 
     identity: Mapping[str, Any]
     shares: Mapping[int, float]
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any], answers: Iterable[tuple[int, bool]]) -> "TaskVerdicts":
+        """`summary` is the task's entry in scores.json, `answers` are (index of the example, whether it is right).
+
+        >>> TaskVerdicts.of({"version": 1, "accuracy": 0.75}, [(0, True), (0, False), (1, True)])
+        TaskVerdicts(identity={'version': 1}, shares={0: 0.5, 1: 1.0})
+        """
+        verdicts: dict[int, list[bool]] = {}
+        for index, is_right in answers:
+            verdicts.setdefault(index, []).append(is_right)
+        identity = {name: value for name, value in summary.items() if name not in MEASURED}
+        return cls(identity, {index: sum(found) / len(found) for index, found in verdicts.items()})
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ def pairs_of(
 
     `names`: what the old and the new one are called in notes. Raises ArtifactError where records cannot be read.
     """
-    before, after = read_evaluation(old), read_evaluation(new)
+    before, after = read_verdicts(old), read_verdicts(new)
     tasks = list(dict.fromkeys([*before, *after]))
     found = [pair_of(task, before.get(task), after.get(task), confidence, names) for task in tasks]
     return [*found, overall(found, confidence)]
@@ -88,29 +101,24 @@ def what_differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {old.get(name)} against {new.get(name)}" for name in names)
 
 
-def read_evaluation(folder: Path) -> dict[str, TaskVerdicts]:
+def read_verdicts(folder: Path) -> dict[str, TaskVerdicts]:
     """Return the tasks of a finished evaluation. Raises ArtifactError where its files cannot be read."""
     tasks = artifacts.read_json(folder / "scores.json")["tasks"]
     return {
-        name: TaskVerdicts(
-            {key: value for key, value in summary.items() if key not in MEASURED},
-            read_shares(folder / "records" / f"{name}.parquet"),
-        )
+        name: TaskVerdicts.of(summary, read_answers(folder / "records" / f"{name}.parquet"))
         for name, summary in tasks.items()
     }
 
 
-def read_shares(path: Path) -> dict[int, float]:
-    """Return {index of an example: share of its samples that are right}. Raises ArtifactError, naming the file."""
-    verdicts: dict[int, list[bool]] = {}
+def read_answers(path: Path) -> list[tuple[int, bool]]:
+    """Return (index of the example, whether it is right) of each answer. Raises ArtifactError, naming the file."""
     try:
         table = pq.read_table(path, columns=["index", "correct"])
-        for index, is_right in zip(table["index"].to_pylist(), table["correct"].to_pylist(), strict=True):
-            verdicts.setdefault(int(index), []).append(bool(is_right))
+        indices, verdicts = table["index"].to_pylist(), table["correct"].to_pylist()
+        return [(int(index), bool(is_right)) for index, is_right in zip(indices, verdicts, strict=True)]
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         why = " ".join(str(error).split())[:200]
         raise ArtifactError(f"Cannot read the verdicts in {path}: {why}. Evaluate the model again.") from None
-    return {index: math.fsum(found) / len(found) for index, found in verdicts.items()}
 
 
 def keep_differences(pairs: Sequence[Pair], folder: Path, other: Path, *, model: str, against: str) -> Path:

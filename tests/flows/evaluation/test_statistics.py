@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flows.promotion.statistics import Difference, mean_difference, paired_difference
+from flows.evaluation.statistics import Difference, mean_difference, paired_difference
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 

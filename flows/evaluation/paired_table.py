@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.paired import Pair
-from flows.promotion.page import interval, points
+from flows.evaluation.paired import Pair
+from flows.evaluation.statistics import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +15,7 @@ INTERVAL = "95% interval"
 def table_rows(pairs: Sequence[Pair], model: str, against: str) -> list[dict[str, str]]:
     """Return the cells of each row by their column.
 
-    >>> from flows.promotion.statistics import paired_difference
+    >>> from flows.evaluation.statistics import paired_difference
     >>> found = paired_difference([0.0, 1.0] * 50, [1.0, 1.0] * 50, confidence=0.95)
     >>> list(table_rows([Pair("Facts", found)], "rl", "sft")[0].values())
     ['Facts', '100', '100.0%', '50.0%', '+50.0', '+40.0 to +60.0']
@@ -31,6 +31,19 @@ def cells_of(pair: Pair) -> list[str]:
         return [pair.task, "", "", "", "", pair.note]
     accuracies = [f"{found.challenger:.1%}", f"{found.champion:.1%}"]
     return [pair.task, f"{found.n:,}", *accuracies, points(found.mean), interval(found)]
+
+
+def interval(difference: Difference) -> str:
+    return f"{points(difference.low)} to {points(difference.high)}"
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in points of 100.
+
+    >>> points(0.0412), points(-0.0004)
+    ('+4.1', '-0.0')
+    """
+    return f"{100 * share:+.1f}"
 
 
 def terminal_table(pairs: Sequence[Pair], model: str, against: str) -> "Table":

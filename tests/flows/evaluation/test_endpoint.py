@@ -49,7 +49,8 @@ def test_it_is_asked_anew_each_time_and_goes_on_where_it_was_stopped(
     resumed = evaluate_model(f"{stranger.url}/v1/#stranger", FACTS, ["Facts"]).outcome
     assert len(folders(finished.base)) == 2
     assert resumed.folder == folders(finished.base)[-1] != first.folder
-    assert [json.loads(line)["step"] for line in (resumed.folder / "metrics.jsonl").open()][-2:] == [3, 4]
+    lines = (resumed.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines][-2:] == [3, 4]
     assert evaluate_model(stranger.url).outcome.folder not in (first.folder, resumed.folder)  # as asked last
     manifest = artifacts.read_manifest(resumed.folder)
     assert manifest is not None and "a-key-that-nobody-guesses" not in manifest.model_dump_json()
