@@ -42,6 +42,7 @@ REQUIRED_FIELDS: dict[str, tuple[str, ...]] = {
     "schema": ("context_options", "continuation", "gold"),
     "language_modeling": ("context", "continuation"),
 }
+OPTIONS = {"multiple_choice": "choices", "schema": "context_options"}  # the field that `gold` is a place in
 
 
 @dataclass(frozen=True)
@@ -63,42 +64,73 @@ class CoreTask:
                 item = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{self.file}:{number}: not JSON ({error}). Fetch the CORE bundle again.") from error
-            if missing := [name for name in REQUIRED_FIELDS[self.kind] if name not in item]:
-                raise DataError(f"{self.file}:{number}: no {', '.join(missing)}, which a {self.kind} item must have.")
+            if why := why_bad(item, self.kind):
+                raise DataError(f"{self.file}:{number}: {why}. Fetch the CORE bundle again.")
             items.append(item)
         random.Random(SHUFFLE_SEED).shuffle(items)
         return items
 
 
+def why_bad(item: Any, kind: CoreKind) -> str:
+    """Return what an item lacks to be asked and judged, or nothing.
+
+    >>> why_bad({"query": "2+2=", "choices": ["3", "4"], "gold": 2}, "multiple_choice")
+    'gold is 2, the place of none of its choices'
+    """
+    if not isinstance(item, dict):
+        return f"no JSON object, which a {kind} item must be"
+    if missing := [name for name in REQUIRED_FIELDS[kind] if name not in item]:
+        return f"no {', '.join(missing)}, which a {kind} item must have"
+    field = OPTIONS.get(kind, "")
+    texts = [item[name] for name in REQUIRED_FIELDS[kind] if name not in (field, "gold")]
+    options = item[field] if field else []
+    if not isinstance(options, list) or not all(isinstance(text, str) for text in (*texts, *options)):
+        return f"something else than text in {', '.join(name for name in REQUIRED_FIELDS[kind] if name != 'gold')}"
+    if field and (not isinstance(item["gold"], int) or not 0 <= item["gold"] < len(options)):
+        return f"gold is {item['gold']!r}, the place of none of its {field}"
+    return ""
+
+
 def read_bundle(root: Path) -> list[CoreTask]:
-    """Return the tasks of the bundle in `root` whose items are there, in its order; raises DataError for a bad file."""
+    """Return the tasks of the bundle in `root` whose items are there, in its order.
+
+    Raises DataError for a bad file, and where no task has its items.
+    """
     try:
         entries = yaml.safe_load("\n".join(_lines(root / "core.yaml")))["icl_tasks"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"{root}/core.yaml has no list `icl_tasks` ({error}). Fetch the CORE bundle again.") from error
     baselines = _baselines(root / "eval_meta_data.csv")
-    tasks = []
-    for entry in entries:
-        label, kind = entry["label"], entry["icl_task_type"]
-        if kind not in REQUIRED_FIELDS or label not in baselines:
-            raise DataError(f"{root}: the task {label} is of unknown type {kind} or has no random baseline.")
-        tasks.append(
-            CoreTask(
-                label=label,
-                kind=kind,
-                file=root / "eval_data" / entry["dataset_uri"],
-                shots=entry["num_fewshot"][0],
-                delimiter=entry.get("continuation_delimiter", " "),
-                baseline=baselines[label],
-            )
-        )
-    return [task for task in tasks if task.file.is_file()]
+    try:
+        tasks = [_task_of(root, entry, baselines) for entry in entries]
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{root}/core.yaml: a task lacks {error}. Fetch the CORE bundle again.") from error
+    if not (found := [task for task in tasks if task.file.is_file()]):
+        raise DataError(f"{root} has the items of none of its {len(tasks)} tasks. Fetch the CORE bundle again.")
+    return found
+
+
+def _task_of(root: Path, entry: dict[str, Any], baselines: dict[str, float]) -> CoreTask:
+    label, kind = entry["label"], entry["icl_task_type"]
+    if kind not in REQUIRED_FIELDS or label not in baselines:
+        raise DataError(f"{root}: the task {label} is of unknown type {kind} or has no random baseline.")
+    return CoreTask(
+        label=label,
+        kind=kind,
+        file=root / "eval_data" / entry["dataset_uri"],
+        shots=entry["num_fewshot"][0],
+        delimiter=entry.get("continuation_delimiter", " "),
+        baseline=baselines[label],
+    )
 
 
 def _baselines(path: Path) -> dict[str, float]:
     """Return the random baseline of each task of the csv, 0 to 1."""
     rows = csv.DictReader(_lines(path))
-    return {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in rows if row["Random baseline"]}
+    try:
+        return {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in rows if row["Random baseline"]}
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: no table of random baselines ({error}). Fetch the CORE bundle again.") from error
 
 
 def _lines(path: Path) -> list[str]:

@@ -23,12 +23,12 @@ ITEMS_PER_CALL = 64
 
 
 def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> list[CoreTask]:
-    """Return the tasks with these labels (None: all); raises SpecError for a label that the bundle does not have."""
+    """Return the tasks with these labels (None: all), each once; raises SpecError for a label that is not there."""
     by_label = {task.label: task for task in tasks}
     for label in labels or ():
         if label not in by_label:
             raise SpecError(f"The CORE bundle has no task {label!r}{did_you_mean(label, by_label)}.")
-    return list(tasks) if labels is None else [by_label[label] for label in labels]
+    return list(tasks) if labels is None else [by_label[label] for label in dict.fromkeys(labels)]
 
 
 def score_items(
