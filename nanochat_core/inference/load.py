@@ -1,5 +1,6 @@
 """A finished stage's model as a `TextModel`: what benchmarks, the chat and the samples use."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 
 from nanochat_core.checkpoint import load_model
 from nanochat_core.device import choose_device, set_determinism
-from nanochat_core.errors import SpecError
+from nanochat_core.errors import CheckpointError, SpecError
 from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
 from nanochat_core.inference.interface import (
     Completion,
@@ -41,7 +42,8 @@ class EngineModel:
         cut = [self._within_context(request) for request in requests]
         answers: dict[int, Loglikelihood] = {}
         for index, logprobs, is_greedy in self._engine.score(cut):
-            answers[index] = Loglikelihood(float(logprobs.double().sum()), len(logprobs), is_greedy)
+            logprob_sum = float(logprobs.double().sum())
+            answers[index] = Loglikelihood(_sound([logprob_sum])[0], len(logprobs), is_greedy)
         return [answers[index] for index in range(len(requests))]
 
     def _within_context(self, request: LoglikelihoodRequest) -> tuple[Sequence[int], int]:
@@ -54,7 +56,7 @@ class EngineModel:
         answers: dict[int, list[float]] = {}
         rendered = [render_prompt(self._tokenizer, prompt) for prompt in prompts]
         for index, logits in self._engine.next_token_logits(rendered):
-            answers[index] = logits[columns[index]].tolist()
+            answers[index] = _sound(logits[columns[index]].tolist())
         return [answers[index] for index in range(len(prompts))]
 
     def _letter_id(self, letter: str) -> int:
@@ -82,6 +84,13 @@ class EngineModel:
             seed=request.seed,
             use_tools=request.use_tools,
         )
+
+
+def _sound(values: list[float]) -> list[float]:
+    """Return the values; raises CheckpointError where one is no number, for then the first option would always win."""
+    if not all(map(math.isfinite, values)):
+        raise CheckpointError("The model's logits are not numbers: its weights are broken. Train it again.")
+    return values
 
 
 def load_text_model(

@@ -111,3 +111,16 @@ def test_another_tokenizer_and_a_folder_without_a_model_are_refused(folders: tup
         load_text_model(folders[0], tmp_path, device=CPU)
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         load_text_model(tmp_path, folders[1], device=CPU)
+
+
+def test_a_model_whose_weights_are_no_numbers_is_not_scored() -> None:
+    broken = random_model()
+    with torch.no_grad():
+        broken.lm_head.weight[0] = math.nan
+    model = EngineModel(Engine(broken, TOKENIZER))
+    with pytest.raises(CheckpointError, match="its weights are broken"):
+        model.loglikelihood([LoglikelihoodRequest((model.bos, *model.encode("ab")), 1)])
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(math.nan)
+    with pytest.raises(CheckpointError, match="its weights are broken"):
+        EngineModel(Engine(broken, TOKENIZER)).choice_logits([QUESTION], [["A", "B"]])
