@@ -142,17 +142,21 @@ def address_of(url: str) -> str:
     >>> address_of("localhost:8000"), address_of("https://example.org/api/v1/")
     ('http://localhost:8000/v1', 'https://example.org/api/v1')
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_sound_port(url):
+    whole = url if "//" in url else f"http://{url}"
+    if not _is_address(whole):
         raise SpecError(f"{url!r} is no address of a server; expected for example http://127.0.0.1:8000.")
+    parts = urlsplit(whole)
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return urlunsplit((parts.scheme, parts.netloc, path if path.endswith("/v1") else f"{path}/v1", "", ""))
 
 
-def _has_sound_port(url: str) -> bool:
+def _is_address(url: str) -> bool:
     try:
-        return urlsplit(url).port != 0
-    except ValueError:
+        httpx.URL(url)
+        parts = urlsplit(url)
+        is_named = bool((parts.hostname or "").encode("idna"))
+        return parts.scheme in ("http", "https") and is_named and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
         return False
 
 

@@ -176,8 +176,9 @@ def test_an_address_without_a_server_or_model_is_refused_in_one_line() -> None:
         EndpointModel(url)
     with pytest.raises(SpecError, match="Keep passwords out of the address"):
         EndpointModel("http://me:secret@127.0.0.1:8000")
-    with pytest.raises(SpecError, match="is no address of a server"):
-        EndpointModel("http://127.0.0.1:eight")
+    for url in ("http://127.0.0.1:eight", "127.0.0.1:0", "http://[::1", "http://a..b", "http://a\0b", "http://"):
+        with pytest.raises(SpecError, match="is no address of a server"):
+            EndpointModel(url)
 
 
 def test_answers_that_are_no_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
