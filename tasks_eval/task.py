@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.errors import DataError, SpecError, did_you_mean
 from nanochat_core.inference.interface import Conversation
 from tasks_eval.hub import TaskData
 
@@ -61,10 +61,12 @@ def task_names() -> list[str]:
 def make_task(name: str, data: TaskData, split: Split) -> Task:
     """Return a split of the task registered as `name`.
 
-    Raises SpecError for an unknown name, DataError where the task's data set was not fetched.
+    Raises SpecError for an unknown name, DataError where the task's data set was not fetched or gives no example.
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         raise SpecError(f"Unknown task {name!r}{did_you_mean(name, points)}.")
     task: Task = points[name].load()(data, split)
+    if not len(task):
+        raise DataError(f"The task {name!r} has no examples in its {split} split.")
     return task

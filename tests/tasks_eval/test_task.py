@@ -1,12 +1,14 @@
 """The registry, and what holds for every task in it."""
 
+from collections.abc import Callable
+
 import pytest
 
 from nanochat_core.chat_format import normalize
 from nanochat_core.errors import DataError, SpecError
 from tasks_eval.grading import grade
 from tasks_eval.hub import TaskData
-from tasks_eval.task import make_task, task_names
+from tasks_eval.task import Split, Task, make_task, task_names
 from tests.fakes import completion_of
 
 TRAINING_ONLY = {"SmolTalk", "Greetings", "CustomJSON"}
@@ -24,6 +26,21 @@ def test_a_data_set_that_was_not_fetched_is_named_with_what_to_do(name: str, dat
     empty = TaskData(data.folder, {})
     with pytest.raises(DataError, match=r"was not fetched .*: add '\w+' to task_data.datasets"):
         make_task(name, empty, "test")
+
+
+def test_a_task_without_examples_is_refused(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks_eval.task.entry_points", lambda group: [NoExamples()])
+    with pytest.raises(DataError, match="The task 'Empty' has no examples in its test split"):
+        make_task("Empty", data, "test")
+
+
+class NoExamples:
+    """The entry point of a task that has nothing to ask."""
+
+    name = "Empty"
+
+    def load(self) -> Callable[[TaskData, Split], Task]:
+        return lambda data, split: Task(self.name, "generative", split, 0, lambda index: {}, grading="exact")
 
 
 @pytest.mark.parametrize("name", MADE_WITHOUT_FILES)
