@@ -7,7 +7,7 @@ Both ask what the evaluation of the finished model asks first: the same examples
 Their metrics are TASK/accuracy and TASK/stderr, and the mean of the centred accuracies with its standard error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tasks_eval.chat import Sampling, score_examples
 from tasks_eval.core.bundle import LABELS, CoreTask, read_bundle
 from tasks_eval.core.score import choose_tasks, score_items
 from tasks_eval.hub import TaskData
+from tasks_eval.records import Record
 from tasks_eval.sandbox.levels import require_sandbox
 from tasks_eval.scores import centered, mean_centered, standard_error
 from tasks_eval.task import Task, make_task
@@ -30,7 +31,40 @@ Share = Callable[[int], list[int]]
 Report = Callable[[int], None]
 
 
-def core(spec: EvaluatorSpec, task_data: Path) -> "CoreEvaluator":
+@dataclass(frozen=True)
+class Questions:
+    """The first `count` questions of a task: `ask` returns a model's answers to those at some indices."""
+
+    task: str
+    count: int
+    baseline: float
+    ask: Callable[[TextModel, Sequence[int], Report], list[Record]]
+
+
+@dataclass(frozen=True)
+class TaskEvaluator:
+    """The first questions of some tasks, and the name of the mean over them."""
+
+    mean: str
+    questions: Sequence[Questions]
+
+    @property
+    def examples(self) -> int:
+        return sum(questions.count for questions in self.questions)
+
+    def answer(self, model: TextModel, share: Share, report: Report) -> list[Answer]:
+        """Return whether the model gets each question of this rank's share right."""
+        return [
+            {"task": questions.task, "correct": record.correct}
+            for questions in self.questions
+            for record in questions.ask(model, share(questions.count), report)
+        ]
+
+    def score(self, answers: Sequence[Answer]) -> dict[str, float]:
+        return metrics_of(self.mean, answers, {questions.task: questions.baseline for questions in self.questions})
+
+
+def core(spec: EvaluatorSpec, task_data: Path) -> TaskEvaluator:
     """Return the evaluator `core`. Raises SpecError without the bundle or for an unknown label, DataError for bad data.
 
     All items are read here once, and again for each measurement: in between they would only take memory.
@@ -41,71 +75,43 @@ def core(spec: EvaluatorSpec, task_data: Path) -> "CoreEvaluator":
             "evaluators: core needs the CORE bundle; add 'core' to task_data.datasets, or take core out of the list."
         )
     tasks = choose_tasks(read_bundle(root), spec.tasks)
-    return CoreEvaluator(
-        {task.label: task for task in tasks}, [min(spec.examples, len(task.items())) for task in tasks]
-    )
+    mean = core_name([task.label for task in tasks])
+    return TaskEvaluator(mean, [_items_of(task, spec.examples) for task in tasks])
 
 
-def chatcore(spec: EvaluatorSpec, task_data: Path) -> "ChatEvaluator":
-    """Return the evaluator `chatcore`. Raises SpecError for a task that is unknown or cannot be graded here."""
+def core_name(labels: Iterable[str]) -> str:
+    """Return what the mean over these tasks is called.
+
+    >>> core_name(LABELS), core_name(LABELS[1:])
+    ('core', 'core_partial')
+    """
+    return "core" if set(labels) >= set(LABELS) else "core_partial"
+
+
+def _items_of(task: CoreTask, examples: int) -> Questions:
+    def ask(model: TextModel, indices: Sequence[int], report: Report) -> list[Record]:
+        return score_items(model, task, task.items(), indices, report=report)
+
+    return Questions(task.label, min(examples, len(task.items())), task.baseline, ask)
+
+
+def chatcore(spec: EvaluatorSpec, task_data: Path) -> TaskEvaluator:
+    """Return the evaluator `chatcore`, which answers greedily where text is wanted. Raises SpecError for a task that is
+    unknown or cannot be graded here."""
     data = TaskData.open(task_data)
     tasks = [make_task(name, data, "test") for name in spec.tasks or CHEAP_TASKS]
     if ungraded := [task.name for task in tasks if task.grading is None]:
         raise SpecError(f"evaluators: chatcore cannot grade {', '.join(ungraded)}; take it out of its tasks.")
     if any(task.grading == "unit_tests" for task in tasks):
         require_sandbox()
-    counts = [min(spec.examples, len(task)) for task in tasks]
-    return ChatEvaluator({task.name: task for task in tasks}, counts, Sampling(spec.max_new_tokens))
+    return TaskEvaluator("chatcore", [_questions_of(task, spec) for task in tasks])
 
 
-@dataclass(frozen=True)
-class CoreEvaluator:
-    """The first items of CORE tasks, by label: `counts` of each."""
+def _questions_of(task: Task, spec: EvaluatorSpec) -> Questions:
+    def ask(model: TextModel, indices: Sequence[int], report: Report) -> list[Record]:
+        return score_examples(model, task, indices, Sampling(spec.max_new_tokens), report=report)
 
-    tasks: Mapping[str, CoreTask]
-    counts: Sequence[int]
-
-    @property
-    def examples(self) -> int:
-        return sum(self.counts)
-
-    def answer(self, model: TextModel, share: Share, report: Report) -> list[Answer]:
-        """Return whether the model gets each item of this rank's share right."""
-        answers: list[Answer] = []
-        for (label, task), count in zip(self.tasks.items(), self.counts, strict=True):
-            records = score_items(model, task, task.items(), share(count), report=report)
-            answers += ({"task": label, "correct": record.correct} for record in records)
-        return answers
-
-    def score(self, answers: Sequence[Answer]) -> dict[str, float]:
-        """Return the metrics: `core` where all 22 tasks were measured, else `core_partial`."""
-        name = "core" if self.tasks.keys() >= set(LABELS) else "core_partial"
-        return metrics_of(name, answers, {label: task.baseline for label, task in self.tasks.items()})
-
-
-@dataclass(frozen=True)
-class ChatEvaluator:
-    """The first questions of chat tasks, by name: `counts` of each; those that want text are answered greedily."""
-
-    tasks: Mapping[str, Task]
-    counts: Sequence[int]
-    sampling: Sampling
-
-    @property
-    def examples(self) -> int:
-        return sum(self.counts)
-
-    def answer(self, model: TextModel, share: Share, report: Report) -> list[Answer]:
-        """Return whether the model answers each question of this rank's share right."""
-        answers: list[Answer] = []
-        for (name, task), count in zip(self.tasks.items(), self.counts, strict=True):
-            records = score_examples(model, task, share(count), self.sampling, report=report)
-            answers += ({"task": name, "correct": record.correct} for record in records)
-        return answers
-
-    def score(self, answers: Sequence[Answer]) -> dict[str, float]:
-        """Return the metrics, `chatcore` over the tasks of this evaluator."""
-        return metrics_of("chatcore", answers, {name: task.baseline for name, task in self.tasks.items()})
+    return Questions(task.name, min(spec.examples, len(task)), task.baseline, ask)
 
 
 def metrics_of(name: str, answers: Sequence[Answer], baselines: Mapping[str, float]) -> dict[str, float]:
