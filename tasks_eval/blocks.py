@@ -5,12 +5,14 @@ any number of ranks, and for an evaluation that was killed and went on.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.artifacts import canonical_json
 from nanochat_core.distributed import World
 from nanochat_core.inference.interface import TextModel
 from tasks_eval.records import Record, RecordLog, read_logs, record_of
@@ -24,12 +26,19 @@ Report = Callable[[int], None]
 @dataclass(frozen=True)
 class QuestionSet:
     """The first `count` questions of a task. `ask` returns a model's answers to those at some indices, `summarize`
-    what all of them together say."""
+    what all of them together say. Answers that were kept count only where `settings` is what it was then: the task's
+    version, and all else that makes other answers of the same model."""
 
     name: str
     count: int
     ask: Callable[[TextModel, Sequence[int]], list[Record]]
     summarize: Callable[[Sequence[Record]], dict[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def log(self) -> str:
+        """The name of the logs with its answers."""
+        return f"{self.name}-{zlib.crc32(canonical_json(self.settings).encode()):08x}"
 
     def blocks(self) -> Iterator[range]:
         for first in range(0, self.count, BLOCK):
@@ -48,7 +57,7 @@ class Answering:
     def answer(self, sets: Sequence[QuestionSet]) -> Iterator[tuple[QuestionSet, list[Record]]]:
         """Answer what is not answered yet; yield each task with all its records in order, the same on every rank."""
         world = self.world
-        kept = {questions.name: self._kept(questions.name) for questions in sets}
+        kept = {questions.name: self._kept(questions.log) for questions in sets}
         finished = {name: self._union(list(records)) for name, records in kept.items()}
         todo = [
             (questions, block)
@@ -60,14 +69,14 @@ class Answering:
         for questions, block in todo[world.rank :: world.size]:
             records = questions.ask(self.model, block)
             answers = by_question(records)
-            RecordLog(self.logs, questions.name, world.rank).append(answers)
+            RecordLog(self.logs, questions.log, world.rank).append(answers)
             kept[questions.name] |= {own[0].index: own for own in answers}
             self.report(len(block) * world.size)
         for questions in sets:
             yield questions, self._merged(questions, kept[questions.name])
 
-    def _kept(self, name: str) -> dict[int, list[Record]]:
-        return read_logs(self.logs, name, rank=self.world.rank, size=self.world.size)
+    def _kept(self, log: str) -> dict[int, list[Record]]:
+        return read_logs(self.logs, log, rank=self.world.rank, size=self.world.size)
 
     def _union(self, numbers: Sequence[int]) -> set[int]:
         return set(chain.from_iterable(map(json.loads, self.world.gather_bytes(json.dumps(numbers).encode()))))

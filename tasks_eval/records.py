@@ -1,7 +1,7 @@
 """The record of each answer, and where it is kept: a log while a task is measured, a parquet file when it is done.
 
-    log/TASK.RANK.jsonl      one line a question, with its checksum; what a killed evaluation goes on from
-    records/TASK.parquet     all answers in the order of the questions, `SCHEMA`
+    log/TASK-SETTINGS.RANK.jsonl     one line a question, with its checksum; what a killed evaluation goes on from
+    records/TASK.parquet             all answers in the order of the questions, `SCHEMA`
 
 Equal answers give equal bytes.
 """

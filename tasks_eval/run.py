@@ -9,7 +9,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +130,7 @@ def _core_questions(task: CoreTask, spec: EvaluateSpec) -> QuestionSet:
     def summarized(records: Sequence[Record]) -> dict[str, Any]:
         return about | summarize(records, baseline=task.baseline)
 
-    return QuestionSet(task.label, min(spec.core_examples, len(items)), ask, summarized)
+    return QuestionSet(task.label, min(spec.core_examples, len(items)), ask, summarized, about)
 
 
 def plan_chat(spec: EvaluateSpec, data: TaskData) -> list[QuestionSet]:
@@ -161,7 +161,8 @@ def _chat_questions(task: Task, spec: EvaluateSpec) -> QuestionSet:
 
     ask = partial(score_examples, task=task, sampling=sampling)
     count = min(spec.chat_examples or len(task), len(task))
-    return QuestionSet(task.name, count, lambda model, indices: ask(model, indices=indices), summarized)
+    settings = about | asdict(sampling)
+    return QuestionSet(task.name, count, lambda model, indices: ask(model, indices=indices), summarized, settings)
 
 
 def measure(plan: Plan, answering: Answering, folder: Path) -> Scores:

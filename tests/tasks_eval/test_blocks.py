@@ -1,6 +1,6 @@
 """Answering in blocks: who gets which, and what happens to what was answered before a crash."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,12 @@ SAMPLES = 2
 class Asked:
     """Questions whose answers tell how often each was asked; breaks when it is asked for the block `breaks_at`."""
 
-    def __init__(self, name: str, count: int, breaks_at: int | None = None) -> None:
+    def __init__(
+        self, name: str, count: int, breaks_at: int | None = None, settings: Mapping[str, object] | None = None
+    ) -> None:
         self.blocks: list[list[int]] = []
         self.breaks_at = breaks_at
-        self.questions = QuestionSet(name, count, self._ask, lambda records: {})
+        self.questions = QuestionSet(name, count, self._ask, lambda records: {}, settings or {})
 
     def _ask(self, model: TextModel, indices: Sequence[int]) -> list[Record]:
         if len(self.blocks) == self.breaks_at:
@@ -80,9 +82,16 @@ def test_answers_to_more_questions_than_are_asked_now_are_left_out(tmp_path: Pat
     assert answered(tmp_path, fewer) == {"one": SAMPLES * BLOCK} and fewer.blocks == []
 
 
+def test_answers_to_another_version_of_a_task_or_in_other_settings_are_not_taken_over(tmp_path: Path) -> None:
+    sets = [Asked("one", BLOCK, settings=settings) for settings in ({"version": 1}, {"version": 2}, {"version": 1})]
+    for asked in sets:
+        answered(tmp_path, asked)
+    assert [len(asked.blocks) for asked in sets] == [1, 1, 0]
+
+
 def test_what_another_rank_has_logged_is_not_asked_again(tmp_path: Path) -> None:
     other = Asked("one", 2 * BLOCK)
-    RecordLog(tmp_path, "one", 5).append(
+    RecordLog(tmp_path, other.questions.log, 5).append(
         [[record] * SAMPLES for record in other.questions.ask(FakeTextModel(), range(BLOCK))[::SAMPLES]]
     )
     mine = Asked("one", 2 * BLOCK)
