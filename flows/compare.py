@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.compare_runs import AXES, ComparedRun, Curve, RunFinder
-from flows.report_layout import Section, lay_out, shown
-from flows.report_plots import bare_axes, drawing
+from flows.report.layout import Section, lay_out, shown
+from flows.report.plots import bare_axes, drawing
 from nanochat_core.artifacts import write_bytes
 from nanochat_core.errors import SpecError, did_you_mean
 

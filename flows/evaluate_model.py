@@ -253,8 +253,8 @@ def write_page(base: Path, outcomes: Mapping[str, StageOutcome]) -> Path:
 
     `outcomes`: {what a model is called: its evaluation}; the last is the one that was asked for.
     """
-    from flows.report_evaluation.answers import read_evaluation  # draws plots: not every flow needs that
-    from flows.report_evaluation.page import write_evaluation_page
+    from flows.report.evaluation.answers import read_evaluation  # draws plots: not every flow needs that
+    from flows.report.evaluation.page import write_evaluation_page
 
     evaluations = [read_evaluation(short_of(name), outcome.folder) for name, outcome in outcomes.items()]
     *others, own = (outcome.folder for outcome in outcomes.values())

@@ -253,7 +253,7 @@ class PipelineRun:
 
     def report(self) -> Path:
         """Write the report of all that this run made or reused, and return its folder."""
-        from flows.report import report  # draws plots: not every flow needs that
+        from flows.report.content import report  # draws plots: not every flow needs that
 
         folder = report(self.base, self.spec, list(self.outcomes.values()), self.name)
         run_artifacts.show_end(folder, self.outcomes)

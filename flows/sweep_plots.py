@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from flows.report_plots import COLORS, INK, bare_axes, drawing
+from flows.report.plots import COLORS, INK, bare_axes, drawing
 from flows.sweep_fits import MemberResult, SweepFits, of_budget
 from nanochat_core.optim.isoflop import Optimum, PowerLaw
 from nanochat_core.optim.scaling_laws import JointLaw, Point

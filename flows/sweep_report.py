@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.launch import git_commit
-from flows.report import point_latest_at
-from flows.report_layout import Section, duration, lay_out, shown
+from flows.report.content import point_latest_at
+from flows.report.layout import Section, duration, lay_out, shown
 from flows.sweep_fits import MemberResult, SweepFits
 from flows.sweep_plots import SweepPlot, plots_of, short
 from nanochat_core.artifacts import write_bytes, write_json

@@ -9,10 +9,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from flows.report import report
+from flows.report.content import report
 from nanochat_core.recipes import recipe, resolve
 from tests.browser.chromium import visitor
-from tests.flows.report_evaluation.made_up import HOSTILE, evaluations
+from tests.flows.report.evaluation.made_up import HOSTILE, evaluations
 
 ALL = 3 + 3 * (40 + 40)  # copa of base; MMLU and four answers to ten questions of GSM8K, of three models
 

@@ -8,7 +8,7 @@ import pytest
 from flows import tracking_writer
 from tasks_eval.records import SCHEMA, write_records
 from tests.flows import tracked
-from tests.flows.report_evaluation.made_up import gsm8k, mmlu
+from tests.flows.report.evaluation.made_up import gsm8k, mmlu
 
 
 def test_an_evaluations_run_has_the_answers(

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from flows.evaluation.paired import CONFIDENCE, Pair, TaskVerdicts, as_row, overall, pair_of
-from flows.report_evaluation.answers import Evaluation
+from flows.report.evaluation.answers import Evaluation
 
 
 def differences_of(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

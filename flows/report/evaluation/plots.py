@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from flows.report_plots import Z95, bare_axes, drawing
+from flows.report.plots import Z95, bare_axes, drawing
 
 COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b")  # one a model; readable on white and on near black
 GUESSING = "#8b8f98"

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from flows.report_plots import MORE_COLORS, Plot, plots_of, svg
+from flows.report.plots import MORE_COLORS, Plot, plots_of, svg
 
 
 def lines_of(*tasks: str, mean: str = "chatcore") -> list[dict[str, Any]]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from flows.report import report
-from flows.report_evaluation.answers import Evaluation, read_evaluation
-from flows.report_evaluation.examples import Examples, pack_examples, sorted_answers
-from flows.report_evaluation.page import PAGE
+from flows.report.content import report
+from flows.report.evaluation.answers import Evaluation, read_evaluation
+from flows.report.evaluation.examples import Examples, pack_examples, sorted_answers
+from flows.report.evaluation.page import PAGE
 from nanochat_core.recipes import recipe, resolve
 from tasks_eval.records import SCHEMA, Record
-from tests.flows.report_evaluation.made_up import HOSTILE, chat_scores, evaluation, evaluations, gsm8k, mmlu
+from tests.flows.report.evaluation.made_up import HOSTILE, chat_scores, evaluation, evaluations, gsm8k, mmlu
 
 PLENTY = 10**9
 SPEC = resolve(recipe("demo"))
@@ -101,7 +101,7 @@ def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_the_report_is_in_a_page_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = evaluations(tmp_path)
-    monkeypatch.setattr("flows.report_evaluation.page.REPORT_CHARACTERS", 20_000)
+    monkeypatch.setattr("flows.report.evaluation.page.REPORT_CHARACTERS", 20_000)
     folder = report(tmp_path, SPEC, found, "run")
     page = (folder / "report.html").read_text()
     assert 'href="examples.html"' in page and "Of each task the first questions are shown." in page

@@ -1,7 +1,7 @@
 """The table of all answers in report.html: what it holds, packed into the page.
 
 The page carries one JSON text, gzipped and in base64 (so no character of an answer is ever markup), which its script
-(report_templates/examples.js) unpacks and shows as text only. Prompts are there once, however many models were asked.
+(../templates/examples.js) unpacks and shows as text only. Prompts are there once, however many models were asked.
 Long texts are cut, and where the answers are too many for a page, of each task the first questions are kept; the
 parquet files have everything.
 """
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.report_evaluation.answers import Evaluation
-from flows.report_evaluation.sections import title_of
+from flows.report.evaluation.answers import Evaluation
+from flows.report.evaluation.sections import title_of
 
 LONGEST_PROMPT, LONGEST_OPTION, LONGEST_COMPLETION = 2000, 500, 4000  # characters that are kept of each
 ROW_CHARACTERS = 60  # of an answer's numbers and punctuation, roughly

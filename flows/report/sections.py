@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.report_evaluation.answers import Evaluation
-from flows.report_evaluation.page import lay_out_with_answers
-from flows.report_evaluation.plots import EvaluationPlot, evaluation_svg
-from flows.report_evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
-from flows.report_layout import Section, duration, shown
-from flows.report_plots import TRAINING_TITLES, Plot, svg
-from flows.report_tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
+from flows.report.evaluation.answers import Evaluation
+from flows.report.evaluation.page import lay_out_with_answers
+from flows.report.evaluation.plots import EvaluationPlot, evaluation_svg
+from flows.report.evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
+from flows.report.layout import Section, duration, shown
+from flows.report.plots import TRAINING_TITLES, Plot, svg
+from flows.report.tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
 
 
 def render(report: Mapping[str, Any], plots: Sequence[Plot], evaluations: Sequence[Evaluation]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Stage report: everything that a pipeline run measured, collected from its stages' files, on one page.
+"""The report of a pipeline run: everything that it measured, collected from its stages' files, on one page.
 
     reports/<run name>/{report.json, report.md, report.html, plots/*.svg}, and reports/latest -> <run name>
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.launch import git_commit
-from flows.report_evaluation.answers import read_evaluation
-from flows.report_evaluation.content import evaluation_content
-from flows.report_evaluation.page import write_pages
-from flows.report_pages import render
-from flows.report_plots import plots_of
+from flows.report.evaluation.answers import read_evaluation
+from flows.report.evaluation.content import evaluation_content
+from flows.report.evaluation.page import write_pages
+from flows.report.plots import plots_of
+from flows.report.sections import render
 from flows.stage import StageOutcome
 from nanochat_core.artifacts import read_json, write_json
 from nanochat_core.hardware import describe
@@ -194,7 +194,7 @@ def flat_scores(evaluation: StageFiles) -> dict[str, Any]:
 
 def code_size() -> dict[str, dict[str, int]]:
     """Return {package: {"files", "lines"}} of the Python code that is running."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     sizes = {}
     for package in PACKAGES:
         files = sorted((root / package).rglob("*.py"))

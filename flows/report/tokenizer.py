@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from flows.report_plots import COLORS, bare_axes, drawing
+from flows.report.plots import COLORS, bare_axes, drawing
 
 OWN = "own"  # the key of the run's own vocabulary
 NOTHING = "–"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.report_evaluation.answers import Evaluation
-from flows.report_evaluation.differences import differences_of
+from flows.report.evaluation.answers import Evaluation
+from flows.report.evaluation.differences import differences_of
 from nanochat_core.recipes import PUBLISHED
 
 ANSWERS_SHOWN = 2  # of each task, among the samples

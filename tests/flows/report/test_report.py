@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flows.report import code_size, cost, flat_scores, read_stage, report, wall_seconds
-from flows.report_layout import duration, markdown_cell, markdown_quote, shown
-from flows.report_plots import Plot, svg
-from flows.report_tokenizer import comparison_note
+from flows.report.content import code_size, cost, flat_scores, read_stage, report, wall_seconds
+from flows.report.layout import duration, markdown_cell, markdown_quote, shown
+from flows.report.plots import Plot, svg
+from flows.report.tokenizer import comparison_note
 from flows.stage import StageOutcome
 from nanochat_core.errors import ArtifactError
 from nanochat_core.recipes import recipe, resolve

@@ -1,17 +1,17 @@
 """The sections of the report on evaluation, from report.json's "scores", "evaluations", "differences", "contamination".
 
-scores          {"models", "names", "own", "published", "chatcore_tasks"}: flows/report.py
+scores          {"models", "names", "own", "published", "chatcore_tasks"}: flows/report/content.py
 evaluations     {model: what scores.json says}
-differences     flows/report_evaluation/differences.py
+differences     flows/report/evaluation/differences.py
 contamination   {"ngram", "shards", "tasks": {name: {"n", "contaminated", "share", "examples"}}}, or empty
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.report_evaluation.differences import verdict
-from flows.report_evaluation.plots import Dots, EvaluationPlot, Scaling, interval
-from flows.report_layout import NOTHING, Sample, Section, shown
+from flows.report.evaluation.differences import verdict
+from flows.report.evaluation.plots import Dots, EvaluationPlot, Scaling, interval
+from flows.report.layout import NOTHING, Sample, Section, shown
 
 MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "rl": "RL"}
 SCORE_TITLES = {

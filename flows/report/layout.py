@@ -1,8 +1,8 @@
 """How a report is laid out: sections -> report.md and report.html, in the same words.
 
 A section is a heading with key/value facts, a table, plots, samples and a table of examples, each of them optional; the
-templates in `report_templates/` only lay them out. The HTML page carries its style, its plots, its script and its data,
-and asks no server for anything: its policy forbids it, and lets no other script run.
+files in `templates/` only lay them out. The HTML page carries its style, its plots, its script and its data, and asks
+no server for anything: its policy forbids it, and lets no other script run.
 """
 
 import base64
@@ -75,7 +75,7 @@ def lay_out(
 def lay_out_page(name: str, context: Mapping[str, Any]) -> str:
     """Return the text of one page, report.md or report.html. At most one section may have examples."""
     environment = Environment(
-        loader=PackageLoader("flows", "report_templates"),
+        loader=PackageLoader("flows.report", "templates"),
         autoescape=lambda name: name is not None and name.startswith("report.html"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -83,7 +83,7 @@ def lay_out_page(name: str, context: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"cell": markdown_cell, "quoted": markdown_quote}
     has_examples = any(section.examples for section in context["sections"])
-    script = resources.files("flows").joinpath("report_templates", SCRIPT).read_text("utf-8") if has_examples else ""
+    script = resources.files("flows.report").joinpath("templates", SCRIPT).read_text("utf-8") if has_examples else ""
     shared = {"script": script, "script_hash": content_hash(script)}
     return environment.get_template(f"{name}.j2").render(**context, **shared)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from flows.evaluation.statistics import paired_difference
-from flows.report import report
-from flows.report_evaluation.answers import read_evaluation
-from flows.report_evaluation.page import write_evaluation_page
+from flows.report.content import report
+from flows.report.evaluation.answers import read_evaluation
+from flows.report.evaluation.page import write_evaluation_page
 from nanochat_core.recipes import recipe, resolve
-from tests.flows.report_evaluation.made_up import (
+from tests.flows.report.evaluation.made_up import (
     MMLU_RIGHT,
     QUESTIONS,
     base_scores,

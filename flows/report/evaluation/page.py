@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.report_evaluation.answers import Evaluation
-from flows.report_evaluation.content import evaluation_content
-from flows.report_evaluation.examples import Examples, pack_examples, sorted_answers
-from flows.report_evaluation.plots import evaluation_svg
-from flows.report_evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
-from flows.report_layout import Section, lay_out, lay_out_page
+from flows.report.evaluation.answers import Evaluation
+from flows.report.evaluation.content import evaluation_content
+from flows.report.evaluation.examples import Examples, pack_examples, sorted_answers
+from flows.report.evaluation.plots import evaluation_svg
+from flows.report.evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
+from flows.report.layout import Section, lay_out, lay_out_page
 from nanochat_core.artifacts import write_bytes, write_json
 
 PAGE = "examples.html"  # beside report.html, where that cannot hold all answers
