@@ -1,7 +1,8 @@
 """How far programs are kept apart here: a ladder of isolation, from the strongest that this machine grants downwards.
 
     namespaces+landlock+seccomp   no files but Python's own, no network, no other process, few system calls
-    bubblewrap+seccomp            the same through the program `bwrap`, where the kernel grants namespaces only to that
+    bubblewrap+seccomp            the same, and nothing to write in, through the program `bwrap`, where the kernel
+                                  grants namespaces only to that
     landlock+seccomp              no files but Python's own, few system calls (no sockets, no processes)
     rlimits                       bounded time, memory and output; files and network are within reach: NOT a sandbox
 

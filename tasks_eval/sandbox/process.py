@@ -42,7 +42,7 @@ class SandboxBroken(NanochatError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. file_bytes: all files together; where it has no file system of its own, none."""
+    """What a program may use. file_bytes: all files together; none but with a file system that bounds their number."""
 
     cpu_seconds: int = 5
     memory_bytes: int = 512 << 20
@@ -80,7 +80,7 @@ class Jailed:
                 file.write(json.dumps(request._asdict()).encode())
                 file.seek(0)
                 self.process = subprocess.Popen(
-                    command_at(level, limits),
+                    command_at(level),
                     stdin=file,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -133,7 +133,7 @@ class Jailed:
     def returncode(self) -> int | None:
         """Return how an ended process ended, negative for a signal."""
         code = self.process.returncode
-        is_signal = self.level == BUBBLEWRAP and code is not None and code > 128
+        is_signal = self.level == BUBBLEWRAP and code is not None and 128 < code < 128 + signal.NSIG
         return 128 - code if is_signal else code
 
 
@@ -179,15 +179,19 @@ def is_too_long(source: str) -> bool:
     return len(source) > PROGRAM_BYTES or len(source.encode(errors="replace")) > PROGRAM_BYTES
 
 
-def command_at(level: str, limits: Limits) -> list[str]:
+def command_at(level: str) -> list[str]:
     """Return the command line of a sandboxed process: this Python without its packages."""
     executable = os.path.realpath(sys.executable)
     python = [executable, "-P", "-s", "-S", "-X", "utf8", "-c", BOOT, str(ROOT)]
-    return [*bubblewrap(executable, limits), *python] if level == BUBBLEWRAP else python
+    return [*bubblewrap(executable), *python] if level == BUBBLEWRAP else python
 
 
-def bubblewrap(executable: str, limits: Limits) -> list[str]:
-    """Return what to put before a command (man 1 bwrap); raises SandboxBroken where the program is not installed."""
+def bubblewrap(executable: str) -> list[str]:
+    """Return what to put before a command (man 1 bwrap); raises SandboxBroken where the program is not installed.
+
+    Nothing can be written: bwrap bounds the bytes of a file system and not its files, of which a million empty ones
+    take 1 GB of the kernel's memory.
+    """
     program = shutil.which("bwrap")
     if program is None:
         raise SandboxBroken(BUBBLEWRAP, "the program bwrap is not installed")
@@ -196,5 +200,5 @@ def bubblewrap(executable: str, limits: Limits) -> list[str]:
     shown = [*readable_paths(), executable, *map(str, ours)]
     binds = [word for path in shown for word in ("--ro-bind", path, path)]
     binds += [word for path in DEVICES for word in ("--dev-bind", path, path)]
-    work = ["--size", str(limits.file_bytes), "--tmpfs", WORK, "--remount-ro", "/", "--chdir", WORK]
+    work = ["--dir", WORK, "--remount-ro", "/", "--chdir", WORK]
     return [program, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", *binds, *work, "--"]

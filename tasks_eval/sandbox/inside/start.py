@@ -10,7 +10,7 @@ import sys
 
 from tasks_eval.sandbox.inside import candidate, kernel, landlock, limits, namespaces, program, seccomp, tests
 from tasks_eval.sandbox.inside.readable import DEVICES, readable_paths
-from tasks_eval.sandbox.inside.request import BUBBLEWRAP, NAMESPACES, RLIMITS, Request
+from tasks_eval.sandbox.inside.request import BUBBLEWRAP, LANDLOCK, NAMESPACES, RLIMITS, Request
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def begin(request: Request) -> None:
 
 def wall_in(request: Request) -> None:
     """Give up rights and take on limits, as the level says; raises OSError where one of them is not to be had."""
-    may_write = request.level in (NAMESPACES, BUBBLEWRAP)  # to a file system of a bounded size, gone at the end
+    may_write = request.level == NAMESPACES  # to a file system of a bounded size, gone at the end
     limits.set_limits(request.cpu_seconds, request.memory_bytes, request.file_bytes if may_write else 0)
     if not sys.platform.startswith("linux"):
         return
@@ -64,10 +64,10 @@ def wall_in(request: Request) -> None:
     kernel.keep_capabilities()
     abi = landlock_abi()
     if request.level != BUBBLEWRAP or abi:
-        folders = [namespaces.WORK] if may_write else []
-        readable = readable_paths() + ([] if may_write else [request.folder])
-        landlock.restrict(readable=readable, devices=DEVICES, writable=folders)
-    seccomp.install(is_truncating_allowed=may_write or abi >= landlock.SEES_TRUNCATING)
+        folders = [request.folder if request.level == LANDLOCK else namespaces.WORK]
+        readable = readable_paths() + ([] if may_write else folders)
+        landlock.restrict(readable=readable, devices=DEVICES, writable=folders if may_write else [])
+    seccomp.install(is_truncating_allowed=request.level != LANDLOCK or abi >= landlock.SEES_TRUNCATING)
 
 
 def landlock_abi() -> int:
