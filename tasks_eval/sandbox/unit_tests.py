@@ -19,7 +19,10 @@ from tasks_eval.sandbox.process import DEFAULT_LIMITS, Jailed, Limits, is_too_lo
 from tasks_eval.verdict import Meta, Verdict
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
-FENCED_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+FENCED_BLOCK = re.compile(
+    r"(?:^[ \t]*```[ \t]*([\w+#.-]*)[^`\n]*|```(?:python|py)?[ \t]*)\n(.*?)(?:```|\Z)", re.DOTALL | re.MULTILINE
+)
+PYTHON_FENCES = ("", "py", "py3", "python", "python3")
 OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)  # SIGKILL: it did not heed the signal at its CPU limit
 LINGERING_SECONDS = 2.0
 
@@ -55,15 +58,15 @@ def _failure(meta: Meta, code: str, limits: Limits, level: str) -> str:
 
 
 def _verdict_of(tests: Jailed, candidate: Jailed, nonce: str) -> str:
-    """Return what the tests said when they ended: nothing where they passed, else why not, without objects' addresses.
+    """Return what the tests said when they ended: nothing where they passed, else why not.
 
     nonce: what a verdict must hold, or it is not from the tests. Raises SandboxBroken where one of the two never began.
     """
     try:
         verdict = json.loads(tests.said())
-    except ValueError:
-        verdict = {}
-    if verdict.get("nonce") != nonce:
+    except (ValueError, RecursionError):
+        verdict = None
+    if not isinstance(verdict, dict) or verdict.get("nonce") != nonce:
         return "the tests ended without a verdict"
     note = "" if verdict["passed"] else str(verdict["note"])
     if note == ENDED:
@@ -74,12 +77,30 @@ def _verdict_of(tests: Jailed, candidate: Jailed, nonce: str) -> str:
     if note == ENDED and code in OUT_OF_TIME:
         return "timeout"
     if note == ENDED and code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return ADDRESS.sub("0x…", note[:200])
+        return f"killed by {name_of_signal(-code)}"
+    return printable(ADDRESS.sub("0x…", note[:200]))
+
+
+def name_of_signal(number: int) -> str:
+    """Return a signal's name; most of the real-time ones have none.
+
+    >>> name_of_signal(9), name_of_signal(40)
+    ('SIGKILL', 'signal 40')
+    """
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")
+
+
+def printable(text: str) -> str:
+    """Return text on one line that any terminal and file can hold: what a program said may be no text at all.
+
+    >>> printable("é\\n\\ud800")
+    'é\\\\n\\\\ud800'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def full_program(prompt: str, entry_point: str, text: str) -> str:
-    """Return the program in a completion: its first fenced block, or all of it, after the prompt where it needs that.
+    """Return the program in a completion: its first block of Python or all of it, after the prompt where it needs that.
 
     What the prompt has before the function (imports, other functions) is put in front in any case.
 
@@ -88,8 +109,8 @@ def full_program(prompt: str, entry_point: str, text: str) -> str:
     >>> full_program("import math\\ndef f(x):\\n", "f", "```python\\ndef f(x):\\n    return x\\n```")
     'import math\\ndef f(x):\\n    return x\\n'
     """
-    block = FENCED_BLOCK.search(text)
-    code = block.group(1) if block else text
+    blocks = ((block.group(1) or "", block.group(2)) for block in FENCED_BLOCK.finditer(text))
+    code = next((code for language, code in blocks if language.lower() in PYTHON_FENCES), text)
     definition = f"def {entry_point}("
     if definition not in code:
         return prompt + code

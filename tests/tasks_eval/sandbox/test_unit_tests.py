@@ -30,6 +30,9 @@ META: dict[str, Any] = {
         "def double(x):\n    return helper(x) + x",
         "Here it is:\n```python\ndef double(x):\n    return helper(2 * x)\n```\nIt doubles x.",
         "```\nimport os\ndef double(x):\n    return int(math.ldexp(x, 1))\n",
+        "First:\n```bash\npip install x\n```\nThen:\n```Python\ndef double(x):\n    return 2 * x\n```\n",
+        "Use ```x``` now.\n``` python3 title='a.py'\r\ndef double(x):\r\n    return 2 * x\r\n```\r\n",
+        "So:\n  ```py\ndef double(x):\n    return 2 * x```",
     ],
 )
 def test_right_code_passes_in_any_wrapping(completion: str) -> None:
@@ -45,8 +48,10 @@ def test_right_code_passes_in_any_wrapping(completion: str) -> None:
         ("import os\nos._exit(0)\n", "ended before the tests did"),
         ("raise SystemExit\n", "ended before the tests did"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n", "killed by SIGTERM"),
+        ("import os\nos.kill(os.getpid(), 40)\n", "killed by signal 40"),
         ("1/0\n", "ZeroDivisionError: division by zero"),
         ("raise ValueError(object())\n", "ValueError: <object object at 0x…>"),
+        ("raise ValueError('\\ud800\\n\\x1b[1m')\n", "ValueError: \\ud800\\n\\x1b[1m"),
         ("while True: print('x' * 1000)\n", "too much output"),
     ],
 )
@@ -112,6 +117,21 @@ def verdict_of(test: str, function: str, **options: Any) -> Verdict:
 )
 def test_only_plain_data_and_exceptions_cross_the_pipe(test: str, function: str, note: str) -> None:
     assert verdict_of(test, function, limits=Limits(cpu_seconds=1)).note == note
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_exit_code_is_not_taken_for_a_signal_that_does_not_exist(level: str) -> None:
+    if trouble := probe(level):
+        pytest.skip(trouble)
+    verdict = verdict_of("    candidate()", "import os\ndef f(): os._exit(200)", level=level)
+    assert verdict.note == "ended before the tests did"
+
+
+@pytest.mark.parametrize("words", [b"[]", b"null", b"[" * 4000])
+def test_tests_that_speak_for_their_process_give_no_verdict(words: bytes) -> None:
+    attempt = f"try: os.write(n, {words!r})\n        except OSError: pass"
+    speak = f"    import os\n    for n in range(3, 30):\n        {attempt}\n    os._exit(0)"
+    assert verdict_of(speak, "def f(): pass").note == "the tests ended without a verdict"
 
 
 def test_tests_that_draw_numbers_draw_the_same_each_time() -> None:
