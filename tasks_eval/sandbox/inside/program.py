@@ -13,13 +13,16 @@ def run(source: str, *, is_cell: bool) -> None:
     """Run a program as `__main__`; where it fails, print the traceback and end with 1. Its own exits stay its own.
 
     is_cell: the value of a last expression is printed, None excepted, and of an error its last line only.
+    What is no Exception (KeyboardInterrupt) is an error like any other.
     """
     module = ModuleType("__main__")
     sys.modules["__main__"], sys.argv = module, [PROGRAM]
     try:
         for code in cell_codes(source) if is_cell else [compile(source, PROGRAM, "exec")]:
             run_code(code, module)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:
         import traceback
 
         print(end="", flush=True)  # what it printed comes first

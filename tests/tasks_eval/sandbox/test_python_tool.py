@@ -16,6 +16,8 @@ from tasks_eval.sandbox.python_tool import OUTPUT_CHARACTERS, PythonTool, python
         ("total = 0\nfor n in range(4):\n    total += n\nprint(total)\ntotal + 1", "6\n7"),
         ("  x = 1\n  x + 1", "2"),
         ("x = 1", ""),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise SystemExit('bye')", "bye"),
         ("print(1)\n1/0", "1\nZeroDivisionError: division by zero"),
         ("x +", 'File "program.py", line 1\n    x +\n       ^\nSyntaxError: invalid syntax'),
         ("", None),
