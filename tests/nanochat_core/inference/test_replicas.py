@@ -1,6 +1,8 @@
 """Two engines in processes of their own behind one: answers, affinity, a death, and no process left."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,11 +59,11 @@ def test_requests_are_spread_answered_and_taken_back_and_a_dead_engine_is_done_w
         await asyncio.gather(*others)
         await until(lambda: (first.stats.running, second.stats.running, first.load, second.load) == (0, 0, 0, 0))
 
-        doomed = [engine.stream(LONG) for _ in range(2)]
-        for stream in doomed:
-            await anext(stream)
+        os.kill(first._process.pid, signal.SIGSTOP)  # or it might have answered before it is killed
+        doomed = [asyncio.create_task(all_of(engine.stream(LONG))) for _ in range(2)]
+        await until(lambda: first.load == 1)
         first._process.kill()
-        outcomes = await asyncio.gather(*(all_of(stream) for stream in doomed), return_exceptions=True)
+        outcomes = await asyncio.gather(*doomed, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes].count(EngineFailed) == 1
         assert len(await all_of(engine.stream(request_of("again")))) > 0
         second._process.kill()

@@ -208,7 +208,9 @@ def test_a_conversation_in_a_terminal(served: tuple[FakeEngine, LiveServer], tmp
         terminal.wait_for("(stopped)")
         wait_until(lambda: len(engine.cancelled) == 1)
         engine.clock = TokenClock()
-        terminal.answer(f"never sent{CTRL_C}")
+        terminal.answer("never sent")
+        terminal.wait_for("never sent")  # readline has the keys: before, it would miss the signal until the next one
+        terminal.type(CTRL_C)
         terminal.answer("one\\\r")
         terminal.answer("two\r", prompt="… ")
         terminal.wait_for(r"one\ntwo'.")

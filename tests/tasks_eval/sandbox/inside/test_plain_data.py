@@ -14,7 +14,7 @@ atoms = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_subnormal=False)
     | st.complex_numbers(allow_nan=False)
     | st.text(st.characters())
     | st.binary()
