@@ -1,7 +1,8 @@
 """All questions of an evaluation in blocks: shared by the ranks, kept as they are answered, merged in the end.
 
 What is in a block depends on nothing but the tasks, and a block is answered as a whole. So the answers are the same for
-any number of ranks, and for an evaluation that was killed and went on.
+any number of ranks, and for an evaluation that was killed and went on; log-likelihoods too, where each rank has as many
+threads (on a CPU, another number of them sums in another order: about 1e-6 nats).
 """
 
 import json
