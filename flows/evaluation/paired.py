@@ -141,6 +141,6 @@ def as_row(difference: Difference | None) -> dict[str, Any]:
     if difference is None:
         return {}
     values = asdict(difference)
-    names = {"champion": "against", "challenger": "model", "mean": "difference"}
+    names = {"old": "against", "new": "model", "mean": "difference"}
     kept = {names.get(key, key): value for key, value in values.items() if key != "freedom"}
     return {key: value if math.isfinite(value) else None for key, value in kept.items()}

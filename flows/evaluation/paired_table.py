@@ -29,7 +29,7 @@ def table_rows(pairs: Sequence[Pair], model: str, against: str) -> list[dict[str
 def cells_of(pair: Pair) -> list[str]:
     if (found := pair.difference) is None:
         return [pair.task, "", "", "", "", pair.note]
-    accuracies = [f"{found.challenger:.1%}", f"{found.champion:.1%}"]
+    accuracies = [f"{found.new:.1%}", f"{found.old:.1%}"]
     return [pair.task, f"{found.n:,}", *accuracies, points(found.mean), interval(found)]
 
 

@@ -1,9 +1,9 @@
-"""How much better a challenger is than the champion: the mean difference on the same examples, with its interval.
+"""How much better one model is than another, the old one: the mean difference on the same examples, with its interval.
 
 Both have answered the same questions, so what makes a question easy or hard for everybody drops out of the difference,
 and fewer questions tell two models apart than a comparison of the two accuracies would need.
 
-    d_i = challenger_i - champion_i      mean = Σ d_i / n      s = sqrt(Σ (d_i - mean)² / (n - 1) / n)
+    d_i = new_i - old_i                  mean = Σ d_i / n      s = sqrt(Σ (d_i - mean)² / (n - 1) / n)
     interval = mean ± t(confidence, n - 1) · s                 t: Student's quantile (Gosset 1908)
 
 Several tasks count alike: the mean of their means, whose variance is the sum of theirs over T², with the degrees of
@@ -19,14 +19,14 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Difference:
-    """What `n` examples say: both means, the mean difference (challenger - champion) and the interval around it.
+    """What `n` examples say: both means, the mean difference (new - old) and the interval around it.
 
     All but `n` and `freedom` (degrees of freedom of `stderr`) are shares of 1.
     """
 
     n: int
-    champion: float
-    challenger: float
+    old: float
+    new: float
     mean: float
     stderr: float
     freedom: float
@@ -34,13 +34,13 @@ class Difference:
     high: float
 
 
-def paired_difference(champion: Sequence[float], challenger: Sequence[float], *, confidence: float) -> Difference:
+def paired_difference(old: Sequence[float], new: Sequence[float], *, confidence: float) -> Difference:
     """Return the difference of two models on the same examples, in the same order.
 
-    The champion is right on 1, 2 and 3 of four questions, the challenger on 2, 3 and 4: d = -1, 0, 0, 1.
+    The old one is right on 1, 2 and 3 of four questions, the new one on 2, 3 and 4: d = -1, 0, 0, 1.
 
     >>> found = paired_difference([1, 1, 1, 0], [0, 1, 1, 1], confidence=0.95)
-    >>> found.champion, found.challenger, found.mean, round(found.stderr, 4)
+    >>> found.old, found.new, found.mean, round(found.stderr, 4)
     (0.75, 0.75, 0.0, 0.4082)
     >>> round(found.low, 4), round(found.high, 4)  # t(0.975, 3) = 3.1824
     (-1.2992, 1.2992)
@@ -54,17 +54,17 @@ def paired_difference(champion: Sequence[float], challenger: Sequence[float], *,
     One example says nothing about the spread, so its interval has no end. Raises ValueError for none, or for two
     lists that do not pair.
     """
-    if len(champion) != len(challenger) or not champion:
-        raise ValueError(f"{len(champion)} and {len(challenger)} examples do not pair")
-    n = len(champion)
-    differences = [new - old for old, new in zip(champion, challenger, strict=True)]
+    if len(old) != len(new) or not old:
+        raise ValueError(f"{len(old)} and {len(new)} examples do not pair")
+    n = len(old)
+    differences = [after - before for before, after in zip(old, new, strict=True)]
     mean = math.fsum(differences) / n
     squares = math.fsum((difference - mean) ** 2 for difference in differences)
     stderr = math.sqrt(squares / (n - 1) / n) if n > 1 else math.inf
     return _with_interval(
         n=n,
-        champion=math.fsum(champion) / n,
-        challenger=math.fsum(challenger) / n,
+        old=math.fsum(old) / n,
+        new=math.fsum(new) / n,
         mean=mean,
         stderr=stderr,
         freedom=n - 1,
@@ -92,8 +92,8 @@ def mean_difference(tasks: Sequence[Difference], *, confidence: float) -> Differ
     )
     return _with_interval(
         n=sum(task.n for task in tasks),
-        champion=math.fsum(task.champion for task in tasks) / count,
-        challenger=math.fsum(task.challenger for task in tasks) / count,
+        old=math.fsum(task.old for task in tasks) / count,
+        new=math.fsum(task.new for task in tasks) / count,
         mean=math.fsum(task.mean for task in tasks) / count,
         stderr=math.sqrt(total) / count,
         freedom=total**2 / parts if 0 < parts < math.inf else sum(task.freedom for task in tasks),
@@ -102,8 +102,8 @@ def mean_difference(tasks: Sequence[Difference], *, confidence: float) -> Differ
 
 
 def _with_interval(
-    *, n: int, champion: float, challenger: float, mean: float, stderr: float, freedom: float, confidence: float
+    *, n: int, old: float, new: float, mean: float, stderr: float, freedom: float, confidence: float
 ) -> Difference:
     is_exact = stderr == 0 or math.isinf(stderr)
     half = stderr if is_exact else float(stdtrit(freedom, 0.5 + confidence / 2)) * stderr
-    return Difference(n, champion, challenger, mean, stderr, freedom, mean - half, mean + half)
+    return Difference(n, old, new, mean, stderr, freedom, mean - half, mean + half)

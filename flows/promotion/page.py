@@ -29,7 +29,7 @@ def cells_of(row: Row) -> list[str]:
     verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
     if (found := row.difference) is None:
         return [row.task, "", "", "", "", "", verdict]
-    accuracies = [f"{found.champion:.1%}", f"{found.challenger:.1%}"]
+    accuracies = [f"{found.old:.1%}", f"{found.new:.1%}"]
     return [row.task, f"{found.n:,}", *accuracies, points(found.mean), interval(found), verdict]
 
 

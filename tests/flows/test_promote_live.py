@@ -59,8 +59,8 @@ def test_a_worse_model_is_kept_out_and_a_better_one_gets_in(base: Path, inputs: 
     assert (refused.is_promoted, refused.reason) == (False, "worse: CountLetters, overall")
     difference = refused.rows[0].difference
     assert difference is not None
-    assert (difference.n, difference.challenger) == (QUESTIONS, 0.0)
-    assert difference.champion == pytest.approx(some / QUESTIONS)
+    assert (difference.n, difference.new) == (QUESTIONS, 0.0)
+    assert difference.old == pytest.approx(some / QUESTIONS)
     assert find_registered(place, base) == models["champion"]
 
     promoted = promote(str(models["better"]), "nanochat-live", evaluate=ASKED)
