@@ -12,7 +12,7 @@ from nanochat_core import paths
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import EvaluateSpec, LaunchSpec, parse_params
 
-NO_TOOL, TASK_DATA = "none", "task_data"
+NO_TOOL, TASK_DATA, AGAIN = "none", "task_data", "again"
 DRAWN_AT = 1.0  # temperature of several answers, where none is given
 
 
@@ -24,7 +24,8 @@ TasksHelp = typer.Option(
 )
 SetHelp = typer.Option(
     "--set",
-    help="a field of the evaluation, say temperature=0.7; task_data=FOLDER; launch.nproc_per_node=2; repeatable",
+    help="a field of the evaluation, say temperature=0.7; task_data=FOLDER; launch.nproc_per_node=2; again=true "
+    "(measure anew); repeatable",
 )
 
 
@@ -66,17 +67,20 @@ def evaluate(
         tell(f"Answers are drawn at temperature {DRAWN_AT:g}: at 0 they would all be the same.")
     await_prefect()
     named = names or evaluation.tasks_for(target, asked)
-    found = evaluation.evaluate_model(model, asked.spec, named, against, settings.task_data, settings.launch)
-    print_scores(model, found.outcome, evaluation.score_rows(found.outcome))
+    found = evaluation.evaluate_model(
+        model, asked.spec, named, against, settings.task_data, settings.launch, settings.again
+    )
+    tell(f"{model}: {found.outcome.folder}")
+    print_scores(evaluation.score_rows(found.outcome.metrics, evaluation.scores_of(found.outcome)))
     if against and found.pairs:
         console.print(terminal_table(found.pairs, evaluation.short_of(model), evaluation.short_of(against)))
     tell(f"Each answer: {found.page}")
 
 
-def print_scores(model: str, outcome: Any, rows: list[tuple[str, str]]) -> None:
+def print_scores(rows: list[tuple[str, str]]) -> None:
     from rich.table import Table
 
-    table = Table("measured", "value", title=f"{model}: {outcome.folder}", title_justify="left")
+    table = Table("measured", "value (95 %)")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -84,18 +88,20 @@ def print_scores(model: str, outcome: Any, rows: list[tuple[str, str]]) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `--set` says: fields of the evaluation, the folder of its task data, how it is launched."""
+    """What `--set` says: fields of the evaluation, the folder of its task data, how it is launched, whether anew."""
 
     fields: dict[str, Any]
     task_data: str | None
     launch: LaunchSpec
+    again: bool
 
 
 def settings_of(changes: dict[str, Any]) -> Settings:
     """Return the settings; raises SpecError that lists the fields that there are not."""
     values = nested(changes)
     task_data, launch = values.pop(TASK_DATA, None), values.pop("launch", {})
-    known = [*EvaluateSpec.model_fields, TASK_DATA, "launch"]
+    again = values.pop(AGAIN, False)
+    known = [*EvaluateSpec.model_fields, TASK_DATA, AGAIN, "launch"]
     if unknown := [name for name in values if name not in known]:
         raise SpecError.listing([f"--set: unknown field {name}{did_you_mean(name, known)}" for name in unknown])
-    return Settings(values, str(task_data) if task_data else None, parse_params(LaunchSpec, launch))
+    return Settings(values, str(task_data) if task_data else None, parse_params(LaunchSpec, launch), bool(again))

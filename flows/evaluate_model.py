@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
@@ -64,6 +64,7 @@ def evaluate_model(
     against: str | None = None,
     task_data: str | None = None,
     launch: LaunchSpec = LaunchSpec(),  # noqa: B008 - frozen; it fills the form in the UI
+    again: bool = False,
 ) -> Evaluated:
     """Measure one model, or two on the same questions.
 
@@ -75,6 +76,7 @@ def evaluate_model(
         against: another model, which is asked the same
         task_data: folder of the stage task_data that the questions are from; empty: the model's own, else fetched
         launch: processes and machines
+        again: measure anew what was measured already, for example with another version of a task
     """
     base = paths.base_dir()
     target = find_target(model, base, needs_data=not tasks)
@@ -85,8 +87,8 @@ def evaluate_model(
     for side, reference in ((target, model), (rival, against)):
         if side is not None and reference is not None:
             check_target(side, reference, asked, data, launch)
-    outcome = measure(target, asked, data, launch)
-    rows = [{"measured": name, "value": value} for name, value in score_rows(outcome)]
+    outcome = measure(target, asked, data, launch, again=again)
+    rows = [{"measured": name, "value": value} for name, value in score_rows(outcome.metrics, scores_of(outcome))]
     create_table_artifact(rows, key="scores", description=f"{model}: {outcome.folder}")
     if rival is None or against is None:
         return Evaluated(outcome, write_page(base, {model: outcome}))
@@ -96,6 +98,7 @@ def evaluate_model(
         tasks_for(rival, asked),
         task_data=str(StageFolder(outcome.folder).input("task_data")),
         launch=launch,
+        again=again,
     )
     page = write_page(base, {against if against != model else f"{against} (the other)": other.outcome, model: outcome})
     return Evaluated(outcome, page, compare(outcome, other.outcome, model, against))
@@ -216,13 +219,16 @@ def check_inputs(stage: Stage, lineage: Lineage) -> None:
             )
 
 
-def measure(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) -> StageOutcome:
+def measure(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec, *, again: bool = False) -> StageOutcome:
     """Return the finished evaluation, as a run of its own; task data that is not there is fetched first."""
     given = dict(target.outcomes) if isinstance(target, Lineage) else {}
     given.pop("task_data", None)
     if data.outcome is not None:
         given["task_data"] = data.outcome
-    with PipelineRun(spec_for(target, asked, data, launch), given=given) as run:
+    spec = spec_for(target, asked, data, launch)
+    if again:
+        spec = spec.model_copy(update={"force": ("evaluate",)})
+    with PipelineRun(spec, given=given) as run:
         if isinstance(target, Lineage):
             return run.outcome(stage_for(target, asked))
         digest = run.outcome(TASK_DATA).digest
@@ -263,15 +269,20 @@ def write_page(base: Path, outcomes: Mapping[str, StageOutcome]) -> Path:
     return write_evaluation_page(paths.reports_dir(base) / "evaluations" / own.parent.name / name, title, evaluations)
 
 
-def score_rows(outcome: StageOutcome) -> list[tuple[str, str]]:
-    """Return (what, value) of each headline number, with its standard error, a task's with its examples too.
+def scores_of(outcome: StageOutcome) -> dict[str, Any]:
+    """Return the scores of each task."""
+    tasks: dict[str, Any] = artifacts.read_json(outcome.folder / "result.json")["details"]["tasks"]
+    return tasks
 
-    >>> metrics = {"core_partial": 0.5, "core_stderr": 0.02, "accuracy/Facts": 0.75, "stderr/Facts": 0.03,
-    ...            "n/Facts": 500, "pass_at_8/Facts": 0.875}
-    >>> score_rows(StageOutcome("evaluate_sft", Path(), "", True, 0.0, None, metrics))
-    [('core_partial', '0.5000 ± 0.0200'), ('Facts', '75.0% ± 3.0% of 500'), ('Facts, pass@8', '87.5%')]
+
+def score_rows(metrics: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (what, value): means with their standard error, tasks with 95 % interval and number of questions.
+
+    >>> metrics = {"core_partial": 0.5, "core_stderr": 0.02, "accuracy/Facts": 0.75, "pass_at_8/Facts": 0.875}
+    >>> score_rows(metrics, {"Facts": {"accuracy": 0.75, "low": 0.71, "high": 0.79, "n": 500}})
+    [('core_partial', '0.5000 ± 0.0200'), ('Facts', '75.0% (71.0 to 79.0) of 500'), ('Facts, pass@8', '87.5%')]
     """
-    metrics, rows = outcome.metrics, []
+    rows = []
     for name, value in metrics.items():
         number, _, task = name.partition("/")
         if not task and not number.endswith("_stderr"):
@@ -279,7 +290,9 @@ def score_rows(outcome: StageOutcome) -> list[tuple[str, str]]:
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
             rows.append((name, f"{shown} ± {error:.4f}" if isinstance(error, float) else shown))
         elif number == "accuracy":
-            rows.append((task, f"{value:.1%} ± {metrics[f'stderr/{task}']:.1%} of {metrics[f'n/{task}']:,}"))
+            row = tasks[task]
+            interval = f"({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+            rows.append((task, f"{row['accuracy']:.1%} {interval} of {row['n']:,}"))
         elif number.startswith("pass_at_"):
             rows.append((f"{task}, pass@{number.removeprefix('pass_at_')}", f"{value:.1%}"))
     return rows

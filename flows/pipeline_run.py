@@ -63,7 +63,8 @@ class PipelineRun:
         self._asked = spec  # what the recipe derives is empty in it
         self.spec = spec if given is not None else recipes.runnable(spec)
         self.base = paths.base_dir()
-        self.outcomes: dict[str, StageOutcome] = dict(given or {})
+        self._given = dict(given or {})
+        self.outcomes = dict(self._given)
         if given is None:
             self.spec, self.outcomes = with_earlier(self.spec, self.base)
         environment.prepare(self.base)
@@ -92,7 +93,8 @@ class PipelineRun:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._shards.close(is_abandoned=kind is not None)
-        for note in made_by_other_code(self.outcomes.values(), launch.git_commit()):
+        own = [outcome for stage, outcome in self.outcomes.items() if outcome is not self._given.get(stage)]
+        for note in made_by_other_code(own, launch.git_commit()):
             get_run_logger().info(note)
             if not self._sweep:
                 say(note)

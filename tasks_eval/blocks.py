@@ -17,7 +17,7 @@ from nanochat_core.artifacts import canonical_json
 from nanochat_core.distributed import World
 from nanochat_core.inference.interface import TextModel
 from tasks_eval.records import Record, RecordLog, read_logs, record_of
-from tasks_eval.scores import by_question
+from tasks_eval.scores import by_question, summarize
 
 BLOCK = 64  # questions
 
@@ -26,20 +26,28 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The first `count` questions of a task. `ask` returns a model's answers to those at some indices, `summarize`
-    what all of them together say. Answers that were kept count only where `settings` is what it was then: the task's
-    version, and all else that makes other answers of the same model."""
+    """The first `count` questions of a task. `ask` returns a model's answers to those at some indices.
+
+    baseline: the accuracy of guessing. about: what describes the questions and how they are asked (version, seed, tool,
+    temperature, …); scores carry it, and answers that were kept count only where it was the same. can_vote: whether
+    answers can be compared with each other.
+    """
 
     name: str
     count: int
+    baseline: float
     ask: Callable[[TextModel, Sequence[int]], list[Record]]
-    summarize: Callable[[Sequence[Record]], dict[str, Any]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    can_vote: bool = True
+
+    def summarize(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return what the answers to all of them say."""
+        return {**self.about, **summarize(records, baseline=self.baseline, can_vote=self.can_vote)}
 
     @property
     def log(self) -> str:
         """The name of the logs with its answers."""
-        return f"{self.name}-{zlib.crc32(canonical_json(self.settings).encode()):08x}"
+        return f"{self.name}-{zlib.crc32(canonical_json(self.about).encode()):08x}"
 
     def blocks(self) -> Iterator[range]:
         for first in range(0, self.count, BLOCK):

@@ -21,8 +21,8 @@ from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import ConversationsSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.mixture import Pick, training_picks, validation_picks
+from tasks_eval.task_data import TaskData
 
 ROW_GROUP = 4096  # rows; also the unit of progress
 SCHEMA = pa.schema(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from tasks_eval.records import Record
 from tasks_eval.task import Task
 from tasks_eval.verdict import Verdict
 
-EXAMPLES_PER_CALL = 64
+GRADING_THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # of each rank
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,10 @@ class Sampling:
     use_tools: bool = True
 
 
-def score_examples(
-    model: TextModel,
-    task: Task,
-    indices: Sequence[int],
-    sampling: Sampling,
-    *,
-    report: Callable[[int], None] = lambda count: None,
-) -> list[Record]:
-    """Return the records of the examples at `indices`, in order; `report` hears how many are done."""
+def score_examples(model: TextModel, task: Task, indices: Sequence[int], sampling: Sampling) -> list[Record]:
+    """Return the records of the examples at `indices`, in order. They are asked together."""
     ask = _ask_letters if task.kind == "multiple_choice" else _ask_freely
-    records: list[Record] = []
-    for first in range(0, len(indices), EXAMPLES_PER_CALL):
-        group = indices[first : first + EXAMPLES_PER_CALL]
-        records += ask(model, task, group, sampling)
-        report(len(group))
-    return records
+    return ask(model, task, indices, sampling)
 
 
 def prompt_of(example: Conversation) -> Conversation:
@@ -85,7 +73,7 @@ def _ask_freely(model: TextModel, task: Task, indices: Sequence[int], sampling: 
         for index, example, row in zip(indices, examples, model.generate(requests), strict=True)
         for number, completion in enumerate(row)
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # unit tests wait for their processes
+    with ThreadPoolExecutor(GRADING_THREADS) as pool:  # unit tests wait for their processes
         verdicts = pool.map(lambda sample: grade(task.meta(sample[1]), sample[3].text), samples)
         return [
             replace(_record(task, index, example, transcript(completion), verdict), sample=number)
@@ -100,16 +88,25 @@ def transcript(completion: Completion) -> str:
 
 
 def _record(task: Task, index: int, example: Conversation, completion: str, verdict: Verdict) -> Record:
-    prompt = json.dumps(prompt_of(example)["messages"], ensure_ascii=False)
+    prompt = encodable(json.dumps(prompt_of(example)["messages"], ensure_ascii=False))
     return Record(
         index=index,
         task=task.name,
         group=str(example[task.group_field]) if task.group_field else "",
         prompt=prompt,
         prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
-        completion=completion,
-        answer=verdict.answer,
+        completion=encodable(completion),
+        answer=None if verdict.answer is None else encodable(verdict.answer),
         expected=str(example["answer"]),
         correct=verdict.is_correct,
-        note=verdict.note,
+        note=encodable(verdict.note),
     )
+
+
+def encodable(text: str) -> str:
+    """Return the text with question marks for halves of characters, which JSON may hold and UTF-8 cannot.
+
+    >>> encodable("a\\ud800b")
+    'a?b'
+    """
+    return text.encode(errors="replace").decode()

@@ -15,60 +15,61 @@ from typing import Any
 from nanochat_core.errors import SpecError
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.inference.interface import TextModel
-from tasks_eval.chat import Sampling, score_examples
-from tasks_eval.core.bundle import LABELS, CoreTask, read_bundle
-from tasks_eval.core.score import choose_tasks, score_items
-from tasks_eval.hub import TaskData
-from tasks_eval.records import Record
-from tasks_eval.sandbox.levels import require_sandbox
+from tasks_eval.blocks import BLOCK, QuestionSet, Report
+from tasks_eval.chat import Sampling
+from tasks_eval.core.bundle import LABELS, read_bundle
+from tasks_eval.core.score import choose_tasks
+from tasks_eval.plan import chat_questions, core_questions, graded_tasks
 from tasks_eval.scores import centered, mean_centered, standard_error
-from tasks_eval.task import Task, make_task
+from tasks_eval.task_data import TaskData
 
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # of ChatCORE, those that need one forward pass a question
 
 Answer = dict[str, Any]  # {"task", "correct"}: whether the answer to one question of it is right
 Share = Callable[[int], list[int]]
-Report = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Questions:
-    """The first `count` questions of a task: `ask` returns a model's answers to those at some indices."""
-
-    task: str
-    count: int
-    baseline: float
-    ask: Callable[[TextModel, Sequence[int], Report], list[Record]]
+TOOL = "calculator"  # as the engine of `training.evaluators` has it
 
 
 @dataclass(frozen=True)
 class TaskEvaluator:
-    """The first questions of some tasks, and the name of the mean over them."""
+    """The first questions of some tasks, and the name of the mean over them.
+
+    They are made anew for each measurement: in between they would only take memory.
+    """
 
     mean: str
-    questions: Sequence[Questions]
+    plan: Callable[[], Sequence[QuestionSet]]
+    counts: Mapping[str, int]  # questions of each task
+    baselines: Mapping[str, float]
+
+    @classmethod
+    def of(cls, mean: str, plan: Callable[[], Sequence[QuestionSet]]) -> "TaskEvaluator":
+        """Make the questions once, so that what is wrong with them is known before the first step."""
+        sets = plan()
+        return cls(mean, plan, {own.name: own.count for own in sets}, {own.name: own.baseline for own in sets})
 
     @property
     def examples(self) -> int:
-        return sum(questions.count for questions in self.questions)
+        return sum(self.counts.values())
 
     def answer(self, model: TextModel, share: Share, report: Report) -> list[Answer]:
         """Return whether the model gets each question of this rank's share right."""
-        return [
-            {"task": questions.task, "correct": record.correct}
-            for questions in self.questions
-            for record in questions.ask(model, share(questions.count), report)
-        ]
+        answers: list[Answer] = []
+        for questions in self.plan():
+            own = share(questions.count)
+            for first in range(0, len(own), BLOCK):
+                block = own[first : first + BLOCK]
+                records = questions.ask(model, block)
+                answers += ({"task": questions.name, "correct": record.correct} for record in records)
+                report(len(block))
+        return answers
 
     def score(self, answers: Sequence[Answer]) -> dict[str, float]:
-        return metrics_of(self.mean, answers, {questions.task: questions.baseline for questions in self.questions})
+        return metrics_of(self.mean, answers, self.baselines)
 
 
 def core(spec: EvaluatorSpec, task_data: Path) -> TaskEvaluator:
-    """Return the evaluator `core`. Raises SpecError without the bundle or for an unknown label, DataError for bad data.
-
-    All items are read here once, and again for each measurement: in between they would only take memory.
-    """
+    """Return the evaluator `core`. Raises SpecError without the bundle or for an unknown label."""
     root = TaskData.open(task_data).core_root()
     if root is None:
         raise SpecError(
@@ -76,7 +77,7 @@ def core(spec: EvaluatorSpec, task_data: Path) -> TaskEvaluator:
         )
     tasks = choose_tasks(read_bundle(root), spec.tasks)
     mean = core_name([task.label for task in tasks])
-    return TaskEvaluator(mean, [_items_of(task, spec.examples) for task in tasks])
+    return TaskEvaluator.of(mean, lambda: [core_questions(task, spec.examples) for task in tasks])
 
 
 def core_name(labels: Iterable[str]) -> str:
@@ -88,30 +89,15 @@ def core_name(labels: Iterable[str]) -> str:
     return "core" if set(labels) >= set(LABELS) else "core_partial"
 
 
-def _items_of(task: CoreTask, examples: int) -> Questions:
-    def ask(model: TextModel, indices: Sequence[int], report: Report) -> list[Record]:
-        return score_items(model, task, task.items(), indices, report=report)
-
-    return Questions(task.label, min(examples, len(task.items())), task.baseline, ask)
-
-
 def chatcore(spec: EvaluatorSpec, task_data: Path) -> TaskEvaluator:
     """Return the evaluator `chatcore`, which answers greedily where text is wanted. Raises SpecError for a task that is
     unknown or cannot be graded here."""
     data = TaskData.open(task_data)
-    tasks = [make_task(name, data, "test") for name in spec.tasks or CHEAP_TASKS]
-    if ungraded := [task.name for task in tasks if task.grading is None]:
-        raise SpecError(f"evaluators: chatcore cannot grade {', '.join(ungraded)}; take it out of its tasks.")
-    if any(task.grading == "unit_tests" for task in tasks):
-        require_sandbox()
-    return TaskEvaluator("chatcore", [_questions_of(task, spec) for task in tasks])
-
-
-def _questions_of(task: Task, spec: EvaluatorSpec) -> Questions:
-    def ask(model: TextModel, indices: Sequence[int], report: Report) -> list[Record]:
-        return score_examples(model, task, indices, Sampling(spec.max_new_tokens), report=report)
-
-    return Questions(task.name, min(spec.examples, len(task)), task.baseline, ask)
+    tasks = graded_tasks(spec.tasks or CHEAP_TASKS, data, field="evaluators: tasks of chatcore")
+    sampling = Sampling(spec.max_new_tokens)
+    return TaskEvaluator.of(
+        "chatcore", lambda: [chat_questions(task, spec.examples, sampling, tool=TOOL) for task in tasks]
+    )
 
 
 def metrics_of(name: str, answers: Sequence[Answer], baselines: Mapping[str, float]) -> dict[str, float]:

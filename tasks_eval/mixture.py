@@ -16,8 +16,8 @@ import numpy as np
 
 from nanochat_core.inference.interface import Conversation
 from nanochat_core.specs import ConversationsSpec, MixtureItem
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Task, make_task
+from tasks_eval.task_data import TaskData
 
 
 @dataclass(frozen=True)

@@ -9,29 +9,23 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nanochat_core.artifacts import StageFolder, run_stage, write_json
 from nanochat_core.distributed import World, joined_world, rank_from_environment
-from nanochat_core.errors import SpecError
 from nanochat_core.inference.endpoint import EndpointModel
 from nanochat_core.inference.interface import GenerateRequest, TextModel
 from nanochat_core.inference.load import load_text_model
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import EvaluateSpec, parse_params
 from nanochat_core.training.validate import measure_bpb
-from tasks_eval.blocks import Answering, QuestionSet, Report
-from tasks_eval.chat import Sampling, score_examples
-from tasks_eval.core import score as core
-from tasks_eval.core.bundle import CoreTask, read_bundle
-from tasks_eval.hub import TaskData
-from tasks_eval.records import Record, write_records
-from tasks_eval.sandbox.levels import permit_unsafe, require_sandbox
-from tasks_eval.scores import chatcore, summarize
-from tasks_eval.task import Task, make_task
+from tasks_eval.blocks import Answering, Report
+from tasks_eval.core.score import core_summary
+from tasks_eval.plan import Plan, Split, plan_of
+from tasks_eval.records import write_records
+from tasks_eval.scores import chatcore
+from tasks_eval.task_data import TaskData
 
 LOGS = "log"
 SAMPLE_TOKENS = 32
@@ -46,22 +40,6 @@ SAMPLE_PROMPTS = (
 )
 
 Scores = dict[str, Any]
-Split = Literal["train", "validation"]  # of the text
-Measure = Literal["core", "bpb", "samples", "chat"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be measured: checked before a model is loaded."""
-
-    core: Sequence[QuestionSet] = ()
-    chat: Sequence[QuestionSet] = ()
-    splits: Sequence[Split] = ()  # whose bits per byte are measured
-    has_samples: bool = False
-
-    @property
-    def questions(self) -> int:
-        return sum(questions.count for questions in (*self.core, *self.chat))
 
 
 def main() -> None:
@@ -98,73 +76,6 @@ def _model_of(folder: StageFolder, spec: EvaluateSpec, world: World) -> TextMode
     )
 
 
-def plan_of(spec: EvaluateSpec, measures: Sequence[Measure], data: TaskData) -> Plan:
-    """Return what to measure. Raises SpecError for a task that is unknown or cannot be graded, or without its data;
-    SandboxError where code is to be run and the machine cannot shut it in."""
-    return Plan(
-        core=plan_core(spec, data) if "core" in measures else (),
-        chat=plan_chat(spec, data) if "chat" in measures else (),
-        splits=("train", "validation") if "bpb" in measures and spec.bpb_tokens else (),
-        has_samples="samples" in measures,
-    )
-
-
-def plan_core(spec: EvaluateSpec, data: TaskData) -> list[QuestionSet]:
-    """Return the tasks of CORE; none where no example is asked for, or neither a task is named nor the bundle there."""
-    root = data.core_root() if spec.core_examples else None
-    if root is None and spec.core_tasks:
-        raise SpecError(
-            "evaluate.core_tasks names tasks, but the CORE bundle is not there: add 'core' to the data sets."
-        )
-    tasks = core.choose_tasks(read_bundle(root), spec.core_tasks) if root else []
-    return [_core_questions(task, spec) for task in tasks]
-
-
-def _core_questions(task: CoreTask, spec: EvaluateSpec) -> QuestionSet:
-    items = task.items()
-    about = {"kind": task.kind, "shots": task.shots, "version": core.VERSION, "seed": spec.seed}
-
-    def ask(model: TextModel, indices: Sequence[int]) -> list[Record]:
-        return core.score_items(model, task, items, indices)
-
-    def summarized(records: Sequence[Record]) -> dict[str, Any]:
-        return about | summarize(records, baseline=task.baseline)
-
-    return QuestionSet(task.label, min(spec.core_examples, len(items)), ask, summarized, about)
-
-
-def plan_chat(spec: EvaluateSpec, data: TaskData) -> list[QuestionSet]:
-    """Return the chat tasks of the spec, in its order."""
-    if not spec.chat_tasks:
-        raise SpecError("evaluate.chat_tasks is empty: name at least one task.")
-    tasks = [make_task(name, data, "test") for name in spec.chat_tasks]
-    if ungraded := [task.name for task in tasks if task.grading is None]:
-        raise SpecError(f"evaluate.chat_tasks: {', '.join(ungraded)} cannot be graded; take it out of the list.")
-    return [_chat_questions(task, spec) for task in tasks]
-
-
-def _chat_questions(task: Task, spec: EvaluateSpec) -> QuestionSet:
-    about: dict[str, Any] = {"kind": task.kind, "version": task.version, "seed": spec.seed}
-    if task.kind == "generative":
-        about["tool"] = spec.tool
-    runs_code = task.grading == "unit_tests"
-    if runs_code:
-        if spec.allow_unsafe_code:
-            permit_unsafe()
-        about["sandbox"] = require_sandbox()
-    sampling = Sampling(
-        spec.max_new_tokens, spec.num_samples, spec.temperature, spec.top_k, spec.seed, use_tools=spec.tool is not None
-    )
-
-    def summarized(records: Sequence[Record]) -> dict[str, Any]:
-        return about | summarize(records, baseline=task.baseline, can_vote=not runs_code)
-
-    ask = partial(score_examples, task=task, sampling=sampling)
-    count = min(spec.chat_examples or len(task), len(task))
-    settings = about | asdict(sampling)
-    return QuestionSet(task.name, count, lambda model, indices: ask(model, indices=indices), summarized, settings)
-
-
 def measure(plan: Plan, answering: Answering, folder: Path) -> Scores:
     """Answer all questions; rank 0 writes the records of each task to records/TASK.parquet. Returns the scores."""
     summaries = {}
@@ -174,7 +85,7 @@ def measure(plan: Plan, answering: Answering, folder: Path) -> Scores:
             write_records(folder / "records" / f"{questions.name}.parquet", records)
     scores: Scores = {"tasks": summaries}
     if plan.core:
-        scores["core"] = core.core_summary({part.name: summaries[part.name] for part in plan.core})
+        scores["core"] = core_summary({part.name: summaries[part.name] for part in plan.core})
     if plan.chat:
         scores["chatcore"] = chatcore({part.name: summaries[part.name] for part in plan.chat})
     if plan.has_samples:

@@ -3,8 +3,8 @@
 import hashlib
 
 from nanochat_core.errors import DataError
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Split
+from tasks_eval.task_data import TaskData
 
 TEST_SHARE = 0.1
 

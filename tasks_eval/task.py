@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from nanochat_core.errors import DataError, SpecError, did_you_mean
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 
 GROUP = "nanochat.tasks"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 
 
 def mirror_task_data(mirror: Path) -> TaskData:

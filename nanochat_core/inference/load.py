@@ -17,6 +17,7 @@ from nanochat_core.inference.interface import (
     Loglikelihood,
     LoglikelihoodRequest,
 )
+from nanochat_core.inference.requests import EngineFailed
 from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
@@ -68,7 +69,10 @@ class EngineModel:
         return ids[0]
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[list[Completion]]:
-        return self._engine.generate([self._prompt(request) for request in requests])
+        try:
+            return self._engine.generate([self._prompt(request) for request in requests])
+        except EngineFailed as failure:
+            raise CheckpointError(f"The model cannot answer: {failure}. Train it again.") from failure
 
     def _prompt(self, request: GenerateRequest) -> Prompt:
         if request.conversation is not None:

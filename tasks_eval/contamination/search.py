@@ -29,8 +29,8 @@ from tasks_eval.contamination.overlap_index import NOT_FOUND, OverlapIndex, Task
 from tasks_eval.contamination.texts import QuestionAnswer, texts_of_core, texts_of_task
 from tasks_eval.core.bundle import read_bundle
 from tasks_eval.core.score import choose_tasks
-from tasks_eval.hub import TaskData
 from tasks_eval.task import make_task
+from tasks_eval.task_data import TaskData
 
 SHOWN_EXAMPLES = 10  # of each task, in the result
 MAX_THREADS = 8

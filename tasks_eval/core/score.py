@@ -7,7 +7,7 @@ CORE = mean over the tasks of (accuracy - baseline) / (1 - baseline)
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -19,7 +19,6 @@ from tasks_eval.records import Record
 from tasks_eval.scores import mean_centered
 
 VERSION = 1  # of the prompts and of who wins
-ITEMS_PER_CALL = 64
 
 
 def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> list[CoreTask]:
@@ -31,27 +30,16 @@ def choose_tasks(tasks: Sequence[CoreTask], labels: Sequence[str] | None) -> lis
     return list(tasks) if labels is None else [by_label[label] for label in dict.fromkeys(labels)]
 
 
-def score_items(
-    model: TextModel,
-    task: CoreTask,
-    items: Sequence[Item],
-    indices: Sequence[int],
-    *,
-    report: Callable[[int], None] = lambda count: None,
-) -> list[Record]:
-    """Return a record with a verdict for each of the items at `indices`; `report` hears how many are done."""
-    records: list[Record] = []
-    for first in range(0, len(indices), ITEMS_PER_CALL):
-        group = indices[first : first + ITEMS_PER_CALL]
-        prompts = [render_prompts(task, items, index) for index in group]
-        rows = iter(model.encode_batch([prompt for texts in prompts for prompt in texts]))
-        requests = [make_requests(model.bos, task, [next(rows) for _ in texts]) for texts in prompts]
-        answers = iter(model.loglikelihood([request for row in requests for request in row]))
-        for index, texts, row in zip(group, prompts, requests, strict=True):
-            likelihoods = [next(answers) for _ in row]
-            records.append(_record(task, items[index], index, texts, likelihoods))
-        report(len(group))
-    return records
+def score_items(model: TextModel, task: CoreTask, items: Sequence[Item], indices: Sequence[int]) -> list[Record]:
+    """Return a record with a verdict for each of the items at `indices`. They are scored together."""
+    prompts = [render_prompts(task, items, index) for index in indices]
+    rows = iter(model.encode_batch([prompt for texts in prompts for prompt in texts]))
+    requests = [make_requests(model.bos, task, [next(rows) for _ in texts]) for texts in prompts]
+    answers = iter(model.loglikelihood([request for own in requests for request in own]))
+    return [
+        _record(task, items[index], index, texts, [next(answers) for _ in own])
+        for index, texts, own in zip(indices, prompts, requests, strict=True)
+    ]
 
 
 def make_requests(bos: int, task: CoreTask, prompts: Sequence[Sequence[int]]) -> list[LoglikelihoodRequest]:

@@ -1,9 +1,9 @@
 """ARC: grade-school science questions (Clark et al. 2018, arXiv:1803.05457); data set allenai/ai2_arc."""
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.multiple_choice import choice_example
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 
 def make_easy(data: TaskData, split: Split) -> Task:

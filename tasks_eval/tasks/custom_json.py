@@ -8,9 +8,9 @@ from nanochat_core.artifacts import canonical_json
 from nanochat_core.chat_format import read_jsonl_conversations
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_of
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 
 def make(data: TaskData, split: Split) -> Task:

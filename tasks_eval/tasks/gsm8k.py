@@ -8,8 +8,8 @@ import re
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation, Part
 from tasks_eval.grading import marked_number
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 CALCULATION = re.compile(r"<<([^>]*)>>")
 

@@ -5,8 +5,8 @@ Data set openai/openai_humaneval.
 
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 VERSION = 2  # 2: the tests run apart from the program
 

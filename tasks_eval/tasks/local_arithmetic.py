@@ -9,9 +9,9 @@ decided by a hash of the sorted operands, so a question and its mirror image are
 import random
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_of
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 VERSION = 1
 SIZES: dict[Split, int] = {"train": 100_000, "test": 5_000}

@@ -7,10 +7,10 @@ values stand beside the right one, and in which order. The right letter is sprea
 import random
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.multiple_choice import choice_example
 from tasks_eval.splits import split_of
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 VERSION = 1
 LETTERS = ("A", "B", "C", "D")

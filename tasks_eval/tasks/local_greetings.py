@@ -1,8 +1,8 @@
 """Greetings: hello, thanks, and who are you. A few dozen dialogues to learn manners from; not graded."""
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 IDENTITY = "I am nanochat, a small language model. I can do sums with a calculator and spell words."
 HELP = "Ask me for a sum, such as 12*7, or ask me to spell a word."

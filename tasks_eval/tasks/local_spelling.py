@@ -7,9 +7,9 @@ neighbours: the model sees one way of writing a word, not one for each phrasing.
 import random
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_words
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 VERSION = 1
 SPELLING_PHRASINGS = (

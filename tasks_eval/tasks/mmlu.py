@@ -4,9 +4,9 @@ The training split is `auxiliary_train`, which upstream has in two layouts: flat
 """
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.multiple_choice import choice_example
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 LETTERS = ("A", "B", "C", "D")
 

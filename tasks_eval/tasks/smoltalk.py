@@ -1,8 +1,8 @@
 """SmolTalk: everyday dialogues to learn talking from; data set HuggingFaceTB/smol-smoltalk. Not graded."""
 
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 
 
 def make(data: TaskData, split: Split) -> Task:

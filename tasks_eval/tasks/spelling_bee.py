@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable
 
 from nanochat_core.inference.interface import Conversation, Part
-from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_words
 from tasks_eval.task import Split, Task
+from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.spelling_phrasings import counting_question, draw_language, spelling_question
 
 VERSION = 2  # questions in several languages

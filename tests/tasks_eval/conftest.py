@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 
 WORDS = ["".join(letters) for letters in itertools.product("bdgklm", "aeiou", "nrst", ["e", "il", "ox"])]
 MMLU_ROWS = [

@@ -14,8 +14,8 @@ from tasks_eval.chat import Sampling, prompt_of, score_examples
 from tasks_eval.core.bundle import CoreTask, read_bundle
 from tasks_eval.core.prompts import Item
 from tasks_eval.core.score import score_items
-from tasks_eval.hub import TaskData
 from tasks_eval.task import make_task
+from tasks_eval.task_data import TaskData
 from tests.parity.golden_tokenizer import golden_tokenizer
 from tests.slow_scorer import slow_core, slow_letters
 from tests.task_data import mirror_task_data

@@ -23,7 +23,7 @@ class Asked:
     ) -> None:
         self.blocks: list[list[int]] = []
         self.breaks_at = breaks_at
-        self.questions = QuestionSet(name, count, self._ask, lambda records: {}, settings or {})
+        self.questions = QuestionSet(name, count, 0.0, self._ask, settings or {})
 
     def _ask(self, model: TextModel, indices: Sequence[int]) -> list[Record]:
         if len(self.blocks) == self.breaks_at:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from nanochat_core.inference.interface import Completion, Conversation, GenerateRequest, Part
 from tasks_eval.chat import Sampling, score_examples, transcript
-from tasks_eval.hub import TaskData
+from tasks_eval.records import RecordLog, write_records
 from tasks_eval.task import Task, make_task
+from tasks_eval.task_data import TaskData
 from tests.fakes import FakeTextModel, completion_of
 
 
@@ -65,11 +67,19 @@ def test_whether_tools_may_be_used_is_told_to_the_model(data: TaskData) -> None:
     assert asked == [True, False]
 
 
-def test_progress_is_told_in_examples(data: TaskData) -> None:
-    counts: list[int] = []
-    task = make_task("Spelling", data, "test")
-    score_examples(knows(task), task, range(100), Sampling(), report=counts.append)
-    assert sum(counts) == 100 and len(counts) > 1
+def test_halves_of_characters_in_what_was_said_do_not_end_an_evaluation(data: TaskData, tmp_path: Path) -> None:
+    """A server may send them in JSON."""
+
+    class Broken(FakeTextModel):
+        def generate(self, requests: Sequence[GenerateRequest]) -> list[list[Completion]]:
+            part = {"type": "text", "text": "half \ud800 #### 7"}
+            return [[Completion((), (), (part,), "stop")] for _ in requests]
+
+    task = make_task("GSM8K", data, "test")
+    records = score_examples(Broken(), task, [0], Sampling())
+    RecordLog(tmp_path, "GSM8K", 0).append([records])
+    write_records(tmp_path / "GSM8K.parquet", records)
+    assert records[0].completion == "half ? #### 7"
 
 
 def test_a_transcript_shows_tool_calls_and_their_output() -> None:

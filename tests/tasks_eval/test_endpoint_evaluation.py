@@ -15,9 +15,10 @@ from nanochat_core.inference.load import load_text_model
 from nanochat_core.inference.service import EngineOptions, load_engine
 from nanochat_core.specs import EvaluateSpec
 from tasks_eval.blocks import Answering
-from tasks_eval.hub import TaskData
+from tasks_eval.plan import plan_of
 from tasks_eval.records import Record, read_records
-from tasks_eval.run import Scores, measure, plan_of
+from tasks_eval.run import Scores, measure
+from tasks_eval.task_data import TaskData
 from tests.deployments.serving.tiny_model import write_tiny_model
 from tests.foreign_server import running_stranger
 from tests.live_server import LiveServer, running_server

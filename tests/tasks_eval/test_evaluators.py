@@ -9,8 +9,8 @@ from nanochat_core.errors import NanochatError, SpecError
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.inference.interface import Conversation, Loglikelihood, LoglikelihoodRequest
 from nanochat_core.training.evaluators import load_evaluator
-from tasks_eval import evaluators
-from tasks_eval.hub import TaskData
+from tasks_eval import plan
+from tasks_eval.task_data import TaskData
 from tests.fakes import FakeTextModel
 from tests.tasks_eval.core.bundle_files import write_bundle
 
@@ -84,7 +84,7 @@ def test_programs_are_asked_for_only_where_a_sandbox_holds_them(
     def refuse() -> str:
         raise NanochatError("This machine has no sandbox")
 
-    monkeypatch.setattr(evaluators, "require_sandbox", refuse)
+    monkeypatch.setattr(plan, "require_sandbox", refuse)
     load_evaluator(EvaluatorSpec(name="chatcore"), data.folder)
     with pytest.raises(NanochatError, match="no sandbox"):
         load_evaluator(EvaluatorSpec(name="chatcore", tasks=("HumanEval",)), data.folder)
@@ -94,7 +94,7 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step(data: TaskData
     for spec, problem in (
         (EvaluatorSpec(name="core"), "core needs the CORE bundle; add 'core' to task_data.datasets"),
         (EvaluatorSpec(name="chatcore", tasks=("MMLUU",)), r"Unknown task 'MMLUU' \(did you mean 'MMLU'\?\)"),
-        (EvaluatorSpec(name="chatcore", tasks=("SmolTalk",)), "chatcore cannot grade SmolTalk"),
+        (EvaluatorSpec(name="chatcore", tasks=("SmolTalk",)), "tasks of chatcore: SmolTalk cannot be graded"),
     ):
         with pytest.raises(SpecError, match=problem):
             load_evaluator(spec, data.folder)

@@ -11,9 +11,9 @@ from tasks_eval.chat import Sampling, score_examples
 from tasks_eval.core.bundle import CoreTask, read_bundle
 from tasks_eval.core.prompts import Item, render_prompts
 from tasks_eval.core.score import core_summary, make_requests, score_items
-from tasks_eval.hub import TaskData
 from tasks_eval.scores import summarize
 from tasks_eval.task import Task, make_task
+from tasks_eval.task_data import TaskData
 from tests.fakes import FakeTextModel
 from tests.task_data import mirror_task_data
 

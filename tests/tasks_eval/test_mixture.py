@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from nanochat_core.recipes import recipe
 from nanochat_core.specs import ConversationsSpec, MixtureItem
-from tasks_eval.hub import TaskData
 from tasks_eval.mixture import Pick, even_shares, row_counts, training_picks, validation_picks
+from tasks_eval.task_data import TaskData
 from tests.task_data import mirror_task_data
 
 # SHA-256, its first 16 digits, of what recipes picked of the mirror before mixtures had weights: (train, validation)

@@ -15,9 +15,9 @@ from nanochat_core import conflicts
 from nanochat_core.recipes import derive, recipe
 from nanochat_core.specs import ConversationsSpec, MixtureItem, with_changes
 from tasks_eval import grading
-from tasks_eval.hub import TaskData
 from tasks_eval.mixture import training_picks
 from tasks_eval.task import make_task, task_names
+from tasks_eval.task_data import TaskData
 
 PAGE = (Path(__file__).parents[2] / "docs" / "new_task.md").read_text()
 MODULES = ("backwards", "either_case")  # in the order of the page

@@ -1,8 +1,8 @@
 """The reward of RL is the verdict of the evaluation."""
 
-from tasks_eval.hub import TaskData
 from tasks_eval.rewards import answer
 from tasks_eval.task import make_task
+from tasks_eval.task_data import TaskData
 from tests.fakes import completion_of
 
 

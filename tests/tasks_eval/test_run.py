@@ -22,9 +22,10 @@ from nanochat_core.metrics import read_metrics
 from nanochat_core.model.gpt import GPT
 from nanochat_core.specs import EvaluateSpec, ModelSpec
 from tasks_eval.blocks import Answering
-from tasks_eval.hub import TaskData
+from tasks_eval.plan import Plan, plan_of
 from tasks_eval.records import read_records
-from tasks_eval.run import LOGS, Plan, Scores, evaluate, headline, measure, plan_of, progress, write_scores
+from tasks_eval.run import LOGS, Scores, evaluate, headline, measure, progress, write_scores
+from tasks_eval.task_data import TaskData
 from tests.fakes import FakeTextModel, byte_tokenizer
 from tests.tasks_eval.conftest import MINIATURE, write_task_data
 from tests.tasks_eval.core.bundle_files import write_bundle

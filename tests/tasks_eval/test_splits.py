@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.errors import DataError
-from tasks_eval.hub import TaskData
 from tasks_eval.splits import split_of, split_words
+from tasks_eval.task_data import TaskData
 
 
 @given(st.text())

@@ -7,8 +7,8 @@ import pytest
 from nanochat_core.chat_format import normalize
 from nanochat_core.errors import DataError, SpecError
 from tasks_eval.grading import grade
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Split, Task, make_task, task_names
+from tasks_eval.task_data import TaskData
 from tests.fakes import completion_of
 
 TRAINING_ONLY = {"SmolTalk", "Greetings", "CustomJSON"}

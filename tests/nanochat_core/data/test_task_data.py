@@ -14,7 +14,7 @@ from nanochat_core.data import task_data
 from nanochat_core.data.shards import TextShards, write_shard
 from nanochat_core.data.task_data import copy_words, unpack_bundle, words_of_text
 from nanochat_core.errors import DataError
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 from tasks_eval.task import make_task
 from tests.hub_server import HubServer
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.custom_json import make, part_of
 
 GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nanochat_core.inference.calculator import calculate
 from nanochat_core.tokenizer.split_rule import SPLIT_PATTERN
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.local_spelling import (
     COUNTING_PHRASINGS,
     SPELLING_PHRASINGS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.mmlu import make
 from tests.task_data import mirror_task_data
 from tests.tasks_eval.conftest import MMLU_ROWS, write_task_data

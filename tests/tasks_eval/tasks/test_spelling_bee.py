@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nanochat_core.inference.calculator import calculate
 from tasks_eval.grading import grade
-from tasks_eval.hub import TaskData
 from tasks_eval.task import Task
+from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.spelling_bee import bee_answer, make_bee, make_simple
 from tasks_eval.tasks.spelling_phrasings import PHRASINGS, counting_question, spelling_question
 

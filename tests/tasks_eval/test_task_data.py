@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat_core.errors import ArtifactError, DataError
-from tasks_eval.hub import TaskData
+from tasks_eval.task_data import TaskData
 
 
 def test_rows_come_in_the_order_of_the_fixed_permutation(tmp_path: Path) -> None:
