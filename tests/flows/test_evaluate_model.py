@@ -72,6 +72,13 @@ def test_core_chat_tasks_and_bpb_are_measured_on_any_model_with_data_that_is_fet
     assert asked_of("sft", [], finished.base).tasks == ["copa", "GSM8K", "bpb"]  # as evaluated last
 
 
+def test_what_was_measured_is_measured_again_where_that_is_asked_for(finished: FakeStages) -> None:
+    spec = asked_of("sft", [], finished.base).spec
+    for again, ran in ((False, []), (True, ["evaluate_sft"]), (False, [])):
+        evaluate_model("sft", spec, again=again)
+        assert finished.ran() == ran
+
+
 def test_names_that_mean_nothing_are_listed_with_what_was_meant(finished: FakeStages) -> None:
     asked = asked_of("sft", ["CORE", "samples"], finished.base)
     assert (asked.measures, asked.spec.core_tasks, asked.datasets) == (("core", "samples"), None, {"core"})
