@@ -16,7 +16,7 @@ from flows.report.layout import NOTHING, Sample, Section, shown
 MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "rl": "RL"}
 SCORE_TITLES = {
     "core": "CORE",
-    "core_partial": "CORE, only the tasks above",
+    "core_partial": "CORE, some of its tasks",
     "bpb": "Validation bpb",
     "chatcore": "ChatCORE",
 }
@@ -114,7 +114,7 @@ def cell(score: Any) -> str:
     if not isinstance(score, dict):
         return shown(score)
     text = f"{score['value']:.4f}"
-    if score["stderr"] is not None:
+    if score["stderr"] is not None and score["n"] != 1:
         text += f" ± {score['stderr']:.4f}"
     return text if score["n"] is None else f"{text} ({score['n']:,})"
 
@@ -180,7 +180,8 @@ def groups(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Section]:
 def group_cell(part: Mapping[str, Any] | None) -> str:
     if part is None:
         return NOTHING
-    return f"{part['accuracy']:.4f} ± {part['stderr']:.4f} ({part['n']:,})"
+    spread = f" ± {part['stderr']:.4f}" if part["n"] > 1 else ""  # one question says nothing about it
+    return f"{part['accuracy']:.4f}{spread} ({part['n']:,})"
 
 
 def scaling(evaluations: Mapping[str, Mapping[str, Any]], plots: Sequence[Scaling]) -> Section:
