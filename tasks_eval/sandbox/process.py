@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from nanochat_core.errors import NanochatError
+from tasks_eval.sandbox.inside.kernel import hide_from_own_user
 from tasks_eval.sandbox.inside.namespaces import WORK
 from tasks_eval.sandbox.inside.readable import DEVICES, readable_paths
-from tasks_eval.sandbox.inside.request import BUBBLEWRAP, Request
+from tasks_eval.sandbox.inside.request import BUBBLEWRAP, RLIMITS, Request
 
 ROOT = Path(__file__).parents[2]
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from tasks_eval.sandbox.inside.start import main; main()"
@@ -69,6 +70,8 @@ class Jailed:
 
     def __init__(self, role: str, level: str, limits: Limits, options: dict[str, Any], pipes: Sequence[int]) -> None:
         self.level, self.limits, self.output = level, limits, b""
+        if level == RLIMITS and sys.platform.startswith("linux") and os.geteuid() != 0:
+            hide_from_own_user()  # for good: as this user the program could read here what the tests expect
         self._folder = tempfile.TemporaryDirectory(prefix="nanochat-sandbox-", ignore_cleanup_errors=True)
         self._status, status = os.pipe()
         bounds = asdict(limits)

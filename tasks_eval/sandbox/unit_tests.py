@@ -48,8 +48,8 @@ def _failure(meta: Meta, code: str, limits: Limits, level: str) -> str:
     with ExitStack() as stack:
         try:
             ends, options = (calls[0], answers[1]), {"source": code, "entry_point": entry_point}
-            candidate = stack.enter_context(Jailed("candidate", level, limits, options, ends))
             tests = stack.enter_context(Jailed("tests", level, limits, test_options, (calls[1], answers[0])))
+            candidate = stack.enter_context(Jailed("candidate", level, limits, options, ends))
         finally:
             for end in (*calls, *answers):
                 os.close(end)

@@ -1,7 +1,8 @@
 """The untrusted side of grading: a function that a model wrote, called through a pipe.
 
-Each line that arrives is [arguments, keyword arguments]; each that leaves is ["value", result] or ["raised", type,
-message]. The tests are in another process, and only arguments ever come here.
+A first line says that the tests' process stands behind its walls: no program runs before, for one that did could read
+there what is expected. Each further line is [arguments, keyword arguments]; each that leaves is ["value", result] or
+["raised", type, message]. The tests are in another process, and only arguments ever come here.
 """
 
 import os
@@ -23,6 +24,8 @@ def serve(source: str, entry_point: str, calls: int, answers: int) -> None:
             told.write(outcome_of(make).encode() + b"\n")
             told.flush()
 
+        if not asked.readline():
+            return
         functions: list[Callable[..., Any]] = []
         tell(lambda: functions.append(getattr(load(source, "solution"), entry_point)))
         for line in asked:

@@ -12,7 +12,6 @@ NUMBERS = {
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "pivot_root": (155, 41),
-    "prctl": (157, 167),
     "seccomp": (317, 277),
     "umount2": (166, 39),
     "unshare": (272, 97),
@@ -47,6 +46,18 @@ def call(name: str, *arguments: "int | bytes | ctypes.Array[ctypes.c_char] | cty
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")
     return result
+
+
+def prctl(option: int, value: int) -> None:
+    """Change something of this process (man 2 prctl), on any machine; raises OSError with the kernel's reason."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))):
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl: {os.strerror(error)}")
+
+
+def hide_from_own_user() -> None:
+    """Let no other process of this user look into this one, nor trace it (where it is not root)."""
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 class CapabilityHeader(ctypes.Structure):

@@ -46,7 +46,7 @@ def restrict(*, readable: Iterable[str], devices: Iterable[str], writable: Itera
         _allow(ruleset, path, (READ_FILE | WRITE_FILE | LATER[3]) & handled)
     for path in writable:
         _allow(ruleset, path, (READ_FILE | READ_DIR | WRITE_FILE | MAKE | REMOVE | LATER[3]) & handled)
-    kernel.call("prctl", kernel.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.call("landlock_restrict_self", ruleset, 0)
     os.close(ruleset)
 

@@ -44,7 +44,7 @@ def leave_root() -> None:
     is_linux = sys.platform.startswith("linux")
     is_private = is_linux and not _is_open_to_all(os.path.dirname(os.__file__))
     if is_private:
-        kernel.call("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     for uid in (FIRST_UID + os.getpid(), NOBODY):
         try:

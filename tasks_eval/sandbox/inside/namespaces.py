@@ -79,7 +79,7 @@ def _set_attributes(path: str, attributes: int, flags: int) -> None:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the one that started it ends."""
-    kernel.call("prctl", kernel.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_in_process_namespace(program: Callable[[], None]) -> None:

@@ -82,7 +82,7 @@ def install(*, is_truncating_allowed: bool) -> None:
     column = kernel.column()
     program = list(instructions(column, os.getpid(), is_truncating_allowed=is_truncating_allowed))
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-    kernel.call("prctl", kernel.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.call("seccomp", SECCOMP_SET_MODE_FILTER, 0, Program(len(program), code))
 
 

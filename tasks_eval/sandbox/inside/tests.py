@@ -29,13 +29,20 @@ class Candidate:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Return the candidate's result; raises what it raised, TypeError for arguments that are not plain data."""
-        call = encode([list(arguments), keywords])
+        self._send(encode([list(arguments), keywords]))
+        return self.read_answer()
+
+    def begin(self) -> None:
+        """Have the program loaded; raises what that raises. This process is behind its walls by now."""
+        self._send("")
+        self.read_answer()
+
+    def _send(self, line: str) -> None:
         try:
-            self._calls.write(call.encode() + b"\n")
+            self._calls.write(line.encode() + b"\n")
             self._calls.flush()
         except OSError:
             self._end(ENDED)
-        return self.read_answer()
 
     def read_answer(self) -> Any:
         """Return the next answer's value, or raise what it says."""
@@ -81,7 +88,7 @@ def judge(candidate: Candidate, *, helpers: str, entry_point: str, test: str) ->
 
     random.seed(0)
     try:
-        candidate.read_answer()  # the program is loaded
+        candidate.begin()
         module = load(helpers, "tests")
         module.__dict__[entry_point] = candidate
         run_code(compile(test, "tests.py", "exec"), module)

@@ -1,13 +1,15 @@
 """Grading by unit tests: right code passes, in any wrapping, and no early end does."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks_eval.sandbox.inside.request import RLIMITS
 from tasks_eval.sandbox.levels import LEVELS, probe
-from tasks_eval.sandbox.process import Limits
+from tasks_eval.sandbox.process import Jailed, Limits, supervise
 from tasks_eval.sandbox.unit_tests import full_program, run_unit_tests
 from tasks_eval.task import make_task
 from tasks_eval.verdict import Verdict
@@ -141,6 +143,17 @@ def test_tests_that_draw_numbers_draw_the_same_each_time() -> None:
 
 def test_an_answer_that_is_too_long_fails() -> None:
     assert verdict_of("    candidate()", "def f(): return 'x' * 70_000").note == "the answer is too long"
+
+
+def test_no_program_runs_before_the_tests_are_behind_their_walls() -> None:
+    """Else it could read what is expected while they start."""
+    (asked, calls), (_, told) = pipes = os.pipe(), os.pipe()
+    options = {"source": "print('runs')\ndef f(): pass", "entry_point": "f"}
+    with Jailed("candidate", RLIMITS, Limits(), options, (asked, told)) as candidate:
+        os.close(calls)  # they end before they could say so
+        assert supervise(candidate) == "exited" and candidate.output == b""
+    for end in (asked, *pipes[1]):
+        os.close(end)
 
 
 def without_body(prompt: str) -> str:

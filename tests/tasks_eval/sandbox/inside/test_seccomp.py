@@ -61,9 +61,11 @@ def test_what_a_computing_program_needs_is_allowed() -> None:
     assert {decision(numbers[0]) for numbers in seccomp.ALLOWED.values() if numbers[0] is not None} == {seccomp.ALLOW}
 
 
-@pytest.mark.parametrize("name", [*kernel.NUMBERS, "socket", "clone", "fork", "execve", "ptrace", "bpf", "chmod"])
+@pytest.mark.parametrize(
+    "name", [*kernel.NUMBERS, "socket", "clone", "fork", "execve", "ptrace", "bpf", "chmod", "prctl"]
+)
 def test_everything_else_is_refused(name: str) -> None:
-    more = {"socket": 41, "clone": 56, "fork": 57, "execve": 59, "ptrace": 101, "bpf": 321, "chmod": 90}
+    more = {"socket": 41, "clone": 56, "fork": 57, "execve": 59, "ptrace": 101, "bpf": 321, "chmod": 90, "prctl": 157}
     number = more.get(name) or kernel.NUMBERS[name][0]
     assert decision(number) in (seccomp.DENY, seccomp.UNKNOWN)
 
