@@ -4,7 +4,8 @@
     bubblewrap+seccomp            the same, and nothing to write in, through the program `bwrap`, where the kernel
                                   grants namespaces only to that
     landlock+seccomp              no files but Python's own, few system calls (no sockets, no processes)
-    rlimits                       bounded time, memory and output; files and network are within reach: NOT a sandbox
+    rlimits                       bounded time, memory and output, and few system calls where the kernel has seccomp;
+                                  files can be read, without seccomp changed, and the network used: NOT a sandbox
 
 A level counts where a probe that tries to break out finds that it holds. The last one is used only where somebody said
 so: `permit_unsafe()`, or NANOCHAT_ALLOW_UNSAFE_CODE=1 in the environment.

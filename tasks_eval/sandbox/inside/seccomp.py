@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from tasks_eval.sandbox.inside import kernel
 
@@ -26,9 +26,12 @@ FILES = {
     "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43),
     "fstatfs": (138, 44), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
     "getdents": (78, None), "getdents64": (217, 61), "readlink": (89, None), "readlinkat": (267, 78),
-    "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "mkdir": (83, None), "mkdirat": (258, 34),
-    "unlink": (87, None), "unlinkat": (263, 35), "rmdir": (84, None), "rename": (82, None), "renameat": (264, 38),
-    "renameat2": (316, 276), "ftruncate": (77, 46), "fsync": (74, 82), "fdatasync": (75, 83), "umask": (95, 166),
+    "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "fsync": (74, 82), "fdatasync": (75, 83),
+    "umask": (95, 166),
+}  # fmt: skip
+CHANGES = {
+    "mkdir": (83, None), "mkdirat": (258, 34), "unlink": (87, None), "unlinkat": (263, 35), "rmdir": (84, None),
+    "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "ftruncate": (77, 46),
 }  # fmt: skip
 TIME = {
     "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "nanosleep": (35, 101),
@@ -52,6 +55,8 @@ PROCESS = {
 ALLOWED = MEMORY | FILES | TIME | SIGNALS | PROCESS
 
 OPEN = {"open": ((2, None), 1), "openat": ((257, 56), 2)}  # with the place of their flags among the arguments
+UNNAMED_FILE = 0o20000000  # of O_TMPFILE, whose other bit says that it is a folder's
+TO_CHANGE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | UNNAMED_FILE  # flags of opening
 SIGNALLING = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131)}
 PRLIMIT, FCNTL, IOCTL = (302, 261), (72, 25), (16, 29)
 FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)  # duplicate, flags, duplicate with close-on-exec; never F_SETOWN, which signals
@@ -66,6 +71,7 @@ FIRST_WITH_FALLBACK = 424  # calls newer than this are tried, and replaced by ol
 SECCOMP_SET_MODE_FILTER = 1
 
 Instruction = tuple[int, int, int, int]
+Calls = Mapping[str, tuple[int | None, int | None]]
 
 
 class Program(ctypes.Structure):
@@ -74,25 +80,26 @@ class Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def install(*, is_truncating_allowed: bool) -> None:
+def install(*, may_change_files: bool = True, refused_flags: int = 0) -> None:
     """Filter this process's calls from now on. Its pid must be final; raises OSError where the kernel cannot.
 
-    is_truncating_allowed: files may be opened with O_TRUNC, which older Landlocks do not see.
+    may_change_files: by other calls than those that open them. refused_flags: with which no file may be opened.
     """
     column = kernel.column()
-    program = list(instructions(column, os.getpid(), is_truncating_allowed=is_truncating_allowed))
+    allowed = ALLOWED | CHANGES if may_change_files else ALLOWED
+    program = list(instructions(column, os.getpid(), allowed, refused_flags))
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.call("seccomp", SECCOMP_SET_MODE_FILTER, 0, Program(len(program), code))
 
 
-def instructions(column: int, pid: int, *, is_truncating_allowed: bool) -> Iterator[Instruction]:
+def instructions(column: int, pid: int, allowed: Calls, refused_flags: int) -> Iterator[Instruction]:
     """Yield the filter for a machine's column of the tables."""
     yield (LOAD, 0, 0, ARCH)
     yield (EQUAL, 1, 0, AUDIT_ARCH[column])
     yield (RETURN, 0, 0, KILL)
     yield (LOAD, 0, 0, NUMBER)
-    for numbers in ALLOWED.values():
+    for numbers in allowed.values():
         if (number := numbers[column]) is not None:
             yield from ((EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW))
     for numbers in SIGNALLING.values():
@@ -101,7 +108,7 @@ def instructions(column: int, pid: int, *, is_truncating_allowed: bool) -> Itera
     yield from when_argument(FCNTL[column], 1, FCNTL_COMMANDS)
     yield from when_argument(IOCTL[column], 1, IOCTL_COMMANDS)
     for numbers, place in OPEN.values():
-        yield from unless_bit(numbers[column], place, 0 if is_truncating_allowed else os.O_TRUNC)
+        yield from unless_bit(numbers[column], place, refused_flags)
     yield from ((AT_LEAST, 0, 1, FIRST_WITH_FALLBACK), (RETURN, 0, 0, UNKNOWN), (RETURN, 0, 0, DENY))
 
 

@@ -4,6 +4,7 @@
 stand; without it, nothing of the program has run.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -60,6 +61,8 @@ def wall_in(request: Request) -> None:
         return
     kernel.hide_from_own_user()
     if request.level == RLIMITS:
+        with contextlib.suppress(OSError):  # an old kernel, or a machine whose calls have other numbers
+            seccomp.install(may_change_files=False, refused_flags=seccomp.TO_CHANGE)
         return
     kernel.keep_capabilities()
     abi = landlock_abi()
@@ -67,7 +70,8 @@ def wall_in(request: Request) -> None:
         folders = [request.folder if request.level == LANDLOCK else namespaces.WORK]
         readable = readable_paths() + ([] if may_write else folders)
         landlock.restrict(readable=readable, devices=DEVICES, writable=folders if may_write else [])
-    seccomp.install(is_truncating_allowed=request.level != LANDLOCK or abi >= landlock.SEES_TRUNCATING)
+    sees_truncating = request.level != LANDLOCK or abi >= landlock.SEES_TRUNCATING
+    seccomp.install(refused_flags=0 if sees_truncating else os.O_TRUNC)
 
 
 def landlock_abi() -> int:

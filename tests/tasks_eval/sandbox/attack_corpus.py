@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks_eval.sandbox.inside.request import RLIMITS
+
+BARE = "rlimits without seccomp"  # as on a kernel that has none
 FOLDER = Path(__file__).parent / "attacks"
-HEADING, WEAKNESS = "=== ", "   [not held by rlimits]"
+HEADING = "=== "
+NEEDS_SECCOMP, NEEDS_LANDLOCK = "   [needs seccomp]", "   [needs landlock]"
 PICK = """
 import re
 def pick(texts):
@@ -25,11 +29,17 @@ RIGHT = "\ndef f(x):\n    return 2 * x\n"
 
 @dataclass(frozen=True)
 class Attack:
-    """is_held_by_rlimits: False for what the weakest level does not contain, which is why it needs a permission."""
+    """needs: what the weakest level does not contain without: seccomp, which it takes where the kernel has that, or
+    landlock, which it does without.
+    """
 
     name: str
     code: str
-    is_held_by_rlimits: bool = True
+    needs: str = ""
+
+    def is_held_at(self, level: str) -> bool:
+        """Tell whether a level is to contain it."""
+        return not self.needs or level not in (RLIMITS, BARE) or (level == RLIMITS and self.needs == NEEDS_SECCOMP)
 
 
 def attacks() -> list[Attack]:
@@ -48,4 +58,5 @@ def parse(text: str) -> Iterator[Attack]:
     """Yield the attacks of a file."""
     for part in f"\n{text}".split(f"\n{HEADING}")[1:]:
         heading, _, code = part.partition("\n")
-        yield Attack(heading.removesuffix(WEAKNESS), code, not heading.endswith(WEAKNESS))
+        needs = next((needs for needs in (NEEDS_SECCOMP, NEEDS_LANDLOCK) if heading.endswith(needs)), "")
+        yield Attack(heading.removesuffix(needs), code, needs)

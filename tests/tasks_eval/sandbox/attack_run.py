@@ -2,9 +2,9 @@
 
     python -m tests.tasks_eval.sandbox.attack_run LEVEL [NAME …]
 
-Without names: all that the level contains. Prints a line of JSON for each ({"name", "is_passed", "note", "status",
-"breaches", "seconds"}), and a last one {"memory_growth_mb": of this process, "largest_child_mb"}. Runs as whoever
-starts it: the tests do so as root and as somebody without rights.
+LEVEL may be "rlimits without seccomp", too. Without names: all that the level contains. Prints a line of JSON for each
+({"name", "is_passed", "note", "status", "breaches", "seconds"}), and a last one {"memory_growth_mb": of this process,
+"largest_child_mb"}. Runs as whoever starts it: the tests do so as root and as somebody without rights.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from tasks_eval.sandbox import process
 from tasks_eval.sandbox.inside.request import RLIMITS
 from tasks_eval.sandbox.process import Limits, run_at
 from tasks_eval.sandbox.unit_tests import run_unit_tests
-from tests.tasks_eval.sandbox.attack_corpus import PICK, Attack, attacks
+from tests.tasks_eval.sandbox.attack_corpus import BARE, PICK, Attack, attacks
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=4.0)
 SECONDS_TO_DIE = 10.0
@@ -112,12 +112,15 @@ def command_lines() -> Iterator[str]:
                 yield path.read_text(errors="replace")
 
 
-def attempt(attack: Attack, level: str) -> dict[str, Any]:
-    """Run one attack: graded against a test that nobody can pass who has not seen it, and as a program of its own."""
+def attempt(attack: Attack, level: str, boot: str) -> dict[str, Any]:
+    """Run one attack: graded against a test that nobody can pass who has not seen it, and as a program of its own.
+
+    boot: the first program of each process.
+    """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nanochat-attack-") as folder:
         world = World(Path(folder))
-        process.BOOT = f"{BOOT}  # {world.mark}"  # a forked child has it on its command line, too
+        process.BOOT = f"{boot}  # {world.mark}"  # a forked child has it on its command line, too
         try:
             code = world.prelude() + attack.code
             test = f"def check(candidate):\n    assert candidate(2) == {world.secret!r}\n    assert candidate(3) != 6\n"
@@ -139,13 +142,15 @@ def attempt(attack: Attack, level: str) -> dict[str, Any]:
 
 
 BOOT = process.BOOT
+NO_SECCOMP = "from tasks_eval.sandbox.inside import seccomp; seccomp.SECCOMP_SET_MODE_FILTER = 99; "
 
 
 def main(level: str, *names: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    boot = BOOT.replace("from ", f"{NO_SECCOMP}from ", 1) if level == BARE else BOOT
     for attack in attacks():
-        if attack.name in names if names else level != RLIMITS or attack.is_held_by_rlimits:
-            print(json.dumps(attempt(attack, level)), flush=True)
+        if attack.name in names if names else attack.is_held_at(level):
+            print(json.dumps(attempt(attack, RLIMITS if level == BARE else level, boot)), flush=True)
     growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(json.dumps({"memory_growth_mb": round(growth, 1), "largest_child_mb": round(largest, 1)}))

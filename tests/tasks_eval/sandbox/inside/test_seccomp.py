@@ -28,18 +28,16 @@ def test_the_numbers_are_those_of_the_kernels_headers(column: int) -> None:
     theirs = numbers_in(HEADERS[column])
     others = {"prlimit64": seccomp.PRLIMIT, "fcntl": seccomp.FCNTL, "ioctl": seccomp.IOCTL}
     opening = {name: numbers for name, (numbers, _) in seccomp.OPEN.items()}
-    ours = seccomp.ALLOWED | seccomp.SIGNALLING | kernel.NUMBERS | others | opening
+    ours = seccomp.ALLOWED | seccomp.CHANGES | seccomp.SIGNALLING | kernel.NUMBERS | others | opening
     there = {name: row[column] for name, row in ours.items() if row[column] is not None}
     assert there == {name: theirs[name] for name in there}
 
 
-def decision(
-    number: int, *arguments: int, arch: int = seccomp.AUDIT_ARCH[0], is_truncating_allowed: bool = True
-) -> int:
+def decision(number: int, *arguments: int, arch: int = seccomp.AUDIT_ARCH[0], refused_flags: int = 0) -> int:
     """Return what the filter for x86_64 says of a call, by running it as the kernel does."""
     padded = (*arguments, *[0] * (6 - len(arguments)))
     data = struct.pack("=IIQ6Q", number, arch, 0, *padded)
-    program = list(seccomp.instructions(0, PID, is_truncating_allowed=is_truncating_allowed))
+    program = list(seccomp.instructions(0, PID, seccomp.ALLOWED, refused_flags))
     place = word = 0
     while True:
         code, when_true, when_false, operand = program[place]
@@ -94,4 +92,7 @@ def test_arguments_decide_where_they_must() -> None:
     for number, place in ((2, 1), (257, 2)):
         flags = [0] * place + [os.O_RDONLY | os.O_TRUNC]
         assert decision(number, *flags) == seccomp.ALLOW
-        assert decision(number, *flags, is_truncating_allowed=False) == seccomp.DENY
+        assert decision(number, *flags, refused_flags=os.O_TRUNC) == seccomp.DENY
+        for flag in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC, os.O_TMPFILE):
+            assert decision(number, *flags[:-1], flag, refused_flags=seccomp.TO_CHANGE) == seccomp.DENY
+        assert decision(number, *flags[:-1], os.O_CLOEXEC, refused_flags=seccomp.TO_CHANGE) == seccomp.ALLOW
