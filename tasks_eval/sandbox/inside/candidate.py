@@ -1,8 +1,9 @@
 """The untrusted side of grading: a function that a model wrote, called through a pipe.
 
 A first line says that the tests' process stands behind its walls: no program runs before, for one that did could read
-there what is expected. Each further line is [arguments, keyword arguments]; each that leaves is ["value", result] or
-["raised", type, message]. The tests are in another process, and only arguments ever come here.
+there what is expected. Each further line is [arguments, keyword arguments]; each that leaves is ["value", result,
+null], with [arguments, keyword arguments] in place of null where the function changed them, or ["raised", type,
+message]. The tests are in another process, and only arguments ever come here.
 """
 
 import os
@@ -20,23 +21,34 @@ def serve(source: str, entry_point: str, calls: int, answers: int) -> None:
     """Load the program, then answer calls of its function until there are none. calls, answers: file descriptors."""
     with os.fdopen(calls, "rb") as asked, os.fdopen(answers, "wb") as told:
 
-        def tell(make: Callable[[], Any]) -> None:
+        def tell(make: Callable[[], tuple[Any, Any]]) -> None:
             told.write(outcome_of(make).encode() + b"\n")
             told.flush()
 
         if not asked.readline():
             return
         functions: list[Callable[..., Any]] = []
-        tell(lambda: functions.append(getattr(load(source, "solution"), entry_point)))
+
+        def begin() -> tuple[None, None]:
+            functions.append(getattr(load(source, "solution"), entry_point))
+            return None, None
+
+        tell(begin)
         for line in asked:
-            arguments, keywords = decode(line)
-            tell(partial(functions[0], *arguments, **keywords))
+            tell(partial(call, functions[0], line))
 
 
-def outcome_of(make: Callable[[], Any]) -> str:
+def call(function: Callable[..., Any], line: bytes) -> tuple[Any, Any]:
+    """Return the result for a line's arguments, and what has become of these: None where they are as they were."""
+    arguments, keywords = decode(line)
+    result = function(*arguments, **keywords)
+    return result, None if [arguments, keywords] == decode(line) else [arguments, keywords]
+
+
+def outcome_of(make: Callable[[], tuple[Any, Any]]) -> str:
     """Return a call's outcome as one line, whatever it is."""
     try:
-        return encode(["value", make()])
+        return encode(["value", *make()])
     except BaseException as error:
         try:
             message = str(error)[:MESSAGE]

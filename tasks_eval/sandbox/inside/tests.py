@@ -28,9 +28,17 @@ class Candidate:
         self.has_ended = False
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Return the candidate's result; raises what it raised, TypeError for arguments that are not plain data."""
+        """Return the candidate's result; raises what it raised, TypeError for arguments that are not plain data.
+
+        Arguments are changed in place as the candidate changed them; what lies in tuples is not.
+        """
         self._send(encode([list(arguments), keywords]))
-        return self.read_answer()
+        value, changed = self.read_answer()
+        match changed:
+            case [[*items], {**named}] if len(items) == len(arguments) and named.keys() == keywords.keys():
+                for old, new in zip((*arguments, *keywords.values()), (*items, *map(named.get, keywords)), strict=True):
+                    change(old, new)
+        return value
 
     def begin(self) -> None:
         """Have the program loaded; raises what that raises. This process is behind its walls by now."""
@@ -44,8 +52,8 @@ class Candidate:
         except OSError:
             self._end(ENDED)
 
-    def read_answer(self) -> Any:
-        """Return the next answer's value, or raise what it says."""
+    def read_answer(self) -> tuple[Any, Any]:
+        """Return the next answer's value and the changed arguments, or raise what it says."""
         line = self._answers.readline(self._answer_bytes + 1)
         if not line.endswith(b"\n"):
             self._end("the answer is too long" if line else ENDED)
@@ -54,8 +62,8 @@ class Candidate:
         except (ValueError, TypeError, MemoryError):
             self._end("the answer is no plain data")
         match answer:
-            case ["value", value]:
-                return value
+            case ["value", value, changed]:
+                return value, changed
             case ["raised", str(name), str(message)]:
                 raise self._raised(name, message)
         self._end("the answer is no plain data")
@@ -75,6 +83,24 @@ class Candidate:
     def _end(self, reason: str) -> NoReturn:
         self.has_ended = True
         raise CandidateEnded(reason)
+
+
+def change(old: Any, new: Any) -> None:
+    """Make one collection equal to another of its kind, in place.
+
+    >>> a = [2, 1]
+    >>> change(a, [1, 2])
+    >>> a
+    [1, 2]
+    """
+    if old == new:
+        return
+    match old, new:
+        case (list(), list()) | (bytearray(), bytearray()):
+            old[:] = new
+        case (dict(), dict()) | (set(), set()):
+            old.clear()
+            old.update(new)
 
 
 def judge(candidate: Candidate, *, helpers: str, entry_point: str, test: str) -> str:

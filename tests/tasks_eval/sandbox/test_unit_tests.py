@@ -90,6 +90,9 @@ def verdict_of(test: str, function: str, **options: Any) -> Verdict:
     )
 
 
+CHANGES = "def f(s, d):\n    s.clear()\n    d[3] = 4\n    del d[1]"
+
+
 @pytest.mark.parametrize(
     ("test", "function", "note"),
     [
@@ -114,6 +117,10 @@ def verdict_of(test: str, function: str, **options: Any) -> Verdict:
         ("    raise SystemExit(0)", "def f(): pass", "SystemExit: 0"),
         ("    import os; os._exit(0)", "def f(): pass", "the tests ended without a verdict"),
         ("    while True: pass", "def f(): pass", "the tests ended without a verdict"),
+        ("    l = [2, 1]; candidate(l); assert l == [2, 1]", "def f(x): x.sort()", "AssertionError"),
+        ("    l = [2, 1]; candidate(x=l); assert l == [1, 2]", "def f(x): x.sort()", ""),
+        ("    s = {1}; d = {1: 2}; candidate(s, d); assert (s, d) == (set(), {3: 4})", CHANGES, ""),
+        ("    candidate([1])", "def f(x): x.append(f)", "TypeError: function is not plain data"),
         ("    candidate()", "g = 1", "AttributeError: module 'solution' has no attribute 'f'"),
     ],
 )
