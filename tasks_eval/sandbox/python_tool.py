@@ -28,7 +28,7 @@ class PythonTool:
 
         Raises NanochatError as `prepare` does.
         """
-        source = textwrap.dedent(code.expandtabs()).strip()
+        source = textwrap.dedent(code).strip()
         if not source:
             return None
         outcome = run_at(require_sandbox(), source, self._limits, role="cell")

@@ -15,6 +15,8 @@ from tasks_eval.sandbox.python_tool import OUTPUT_CHARACTERS, PythonTool, python
         (' "p,e,a,r".count("e")', "1"),
         ("total = 0\nfor n in range(4):\n    total += n\nprint(total)\ntotal + 1", "6\n7"),
         ("  x = 1\n  x + 1", "2"),
+        ("\tx = 1\n\tx + 1", "2"),
+        ("'a\tb'", r"'a\tb'"),
         ("x = 1", ""),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("raise SystemExit('bye')", "bye"),
