@@ -1,6 +1,7 @@
 """Start a sandboxed process, read what it prints within its limits, and end it with all that it started."""
 
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -10,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from tasks_eval.sandbox.inside.start import main; main()"
 PROGRAM_BYTES = 1 << 20  # a longer program is not run
 STATUS_BYTES = 1 << 12
+FOLDER_PREFIX = "nanochat-sandbox-"
+LEFT_AFTER_SECONDS = 3600.0  # no program runs that long
 CHUNK = 1 << 14
 
 Status = Literal["exited", "timeout", "too much output", "too long to run"]
@@ -39,6 +42,24 @@ class SandboxBroken(NanochatError):
             "and try again when the machine has memory and processes to spare."
         )
         self.reason = reason
+
+
+@contextlib.contextmanager
+def broken_without_resources(level: str) -> Iterator[None]:
+    """Raise SandboxBroken where the machine has no descriptors, processes or room left."""
+    try:
+        yield
+    except OSError as error:
+        raise SandboxBroken(level, str(error)) from None
+
+
+@functools.cache
+def remove_left_folders(parent: str) -> None:
+    """Remove the empty folders of programs whose evaluator was killed, once in a process's life."""
+    for folder in Path(parent).glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or gone
+            if time.time() - folder.stat().st_mtime > LEFT_AFTER_SECONDS:
+                folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -69,39 +90,38 @@ class Jailed:
     """A process behind the walls of a level. As a context manager: at its end nothing of it is left."""
 
     def __init__(self, role: str, level: str, limits: Limits, options: dict[str, Any], pipes: Sequence[int]) -> None:
-        self.level, self.limits, self.output = level, limits, b""
+        self.level, self.limits, self.output, self.printed_bytes = level, limits, b"", 0
         if level == RLIMITS and sys.platform.startswith("linux") and os.geteuid() != 0:
             hide_from_own_user()  # for good: as this user the program could read here what the tests expect
-        self._folder = tempfile.TemporaryDirectory(prefix="nanochat-sandbox-", ignore_cleanup_errors=True)
-        self._status, status = os.pipe()
-        bounds = asdict(limits)
-        del bounds["wall_seconds"]
+        remove_left_folders(tempfile.gettempdir())
+        bounds = {
+            "cpu_seconds": limits.cpu_seconds,
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
+        }
         parent = 0 if level == BUBBLEWRAP else os.getpid()
-        request = Request(role, level, parent, status, self._folder.name, **bounds, pipes=pipes, options=options)
-        try:
-            with tempfile.TemporaryFile() as file:
-                file.write(json.dumps(request._asdict()).encode())
-                file.seek(0)
-                self.process = subprocess.Popen(
-                    command_at(level),
-                    stdin=file,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    cwd=self._folder.name,
-                    env={"PYTHONHASHSEED": "0"},  # sets in the same order in each run
-                    start_new_session=True,
-                    pass_fds=(status, *pipes),
-                )
-        except BaseException as error:
-            os.close(self._status)
-            self._folder.cleanup()
-            if isinstance(error, OSError):
-                raise SandboxBroken(level, str(error)) from None
-            raise
-        finally:
-            os.close(status)
-        assert self.process.stdout is not None
-        self.stdout = self.process.stdout
+        with broken_without_resources(level), contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True))
+            self._status, status = os.pipe()
+            kept.callback(os.close, self._status)
+            given.callback(os.close, status)
+            request = Request(role, level, parent, status, folder, **bounds, pipes=pipes, options=options)
+            file = given.enter_context(tempfile.TemporaryFile())
+            file.write(json.dumps(request._asdict()).encode())
+            file.seek(0)
+            self.process = subprocess.Popen(
+                command_at(level),
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={"PYTHONHASHSEED": "0"},  # sets in the same order in each run
+                start_new_session=True,
+                pass_fds=(status, *pipes),
+            )
+            assert self.process.stdout is not None
+            self.stdout = kept.enter_context(self.process.stdout)
+            self._kept = kept.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -110,14 +130,13 @@ class Jailed:
         with contextlib.suppress(ProcessLookupError):  # it has ended, and left nobody behind
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.stdout.close()
-        os.close(self._status)
-        self._folder.cleanup()
+        self._kept.close()
 
     def read(self) -> bool:
         """Read some of what the process printed; False: it has closed its output."""
         chunk = os.read(self.stdout.fileno(), CHUNK)
-        self.output += chunk
+        self.output += chunk[: self.limits.output_bytes - len(self.output)]
+        self.printed_bytes += len(chunk)
         return bool(chunk)
 
     def said(self) -> bytes:
@@ -140,13 +159,14 @@ class Jailed:
         return 128 - code if is_signal else code
 
 
-def supervise(main: Jailed, *others: Jailed) -> Status:
+def supervise(main: Jailed, *others: Jailed, dropped_bytes: int = 0) -> Status:
     """Read from all until `main` has ended, or one exceeds a limit. The caller ends them.
 
+    dropped_bytes: of output above the limit that do no harm.
     `said` of a process that was timed out is not asked: its walls may still be under construction.
     """
     deadline = time.monotonic() + main.limits.wall_seconds
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:  # which takes no descriptor
         for process in (main, *others):
             selector.register(process.stdout, selectors.EVENT_READ, process)
         while main.stdout in {key.fileobj for key in selector.get_map().values()}:
@@ -156,7 +176,7 @@ def supervise(main: Jailed, *others: Jailed) -> Status:
             for key, _ in ready:
                 if not key.data.read():
                     selector.unregister(key.fileobj)
-                elif len(key.data.output) > key.data.limits.output_bytes:
+                elif key.data.printed_bytes > key.data.limits.output_bytes + dropped_bytes:
                     return "too much output"
     try:
         main.process.wait(max(0.0, deadline - time.monotonic()))
@@ -174,7 +194,7 @@ def run_at(level: str, source: str, limits: Limits, *, role: Literal["program", 
         if status == "exited":
             process.said()
         returncode = process.returncode() if status == "exited" else None
-        text = process.output[: limits.output_bytes].decode(errors="replace")
+        text = process.output.decode(errors="replace")
     return Outcome(status, returncode, text, level)
 
 

@@ -11,11 +11,12 @@ import re
 import secrets
 import signal
 import subprocess
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from tasks_eval.sandbox.inside.tests import ENDED
 from tasks_eval.sandbox.levels import require_sandbox
-from tasks_eval.sandbox.process import DEFAULT_LIMITS, Jailed, Limits, is_too_long, supervise
+from tasks_eval.sandbox.process import DEFAULT_LIMITS, Jailed, Limits, broken_without_resources, is_too_long, supervise
 from tasks_eval.verdict import Meta, Verdict
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -25,6 +26,7 @@ FENCED_BLOCK = re.compile(
 PYTHON_FENCES = ("", "py", "py3", "python", "python3")
 OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)  # SIGKILL: it did not heed the signal at its CPU limit
 LINGERING_SECONDS = 2.0
+DROPPED_BYTES = 16 << 20  # that a program may print above what is kept: right ones print what they do
 
 
 def run_unit_tests(meta: Meta, text: str, *, limits: Limits = DEFAULT_LIMITS, level: str | None = None) -> Verdict:
@@ -44,17 +46,26 @@ def _failure(meta: Meta, code: str, limits: Limits, level: str) -> str:
     helpers = meta["prompt"].partition(f"def {entry_point}(")[0]
     nonce = secrets.token_hex(16)
     test_options = {"helpers": helpers, "entry_point": entry_point, "test": meta["test"], "nonce": nonce}
-    calls, answers = os.pipe(), os.pipe()
+    options = {"source": code, "entry_point": entry_point}
     with ExitStack() as stack:
-        try:
-            ends, options = (calls[0], answers[1]), {"source": code, "entry_point": entry_point}
+        with ExitStack() as given:
+            calls, answers = (given.enter_context(pipe(level)) for _ in range(2))
             tests = stack.enter_context(Jailed("tests", level, limits, test_options, (calls[1], answers[0])))
-            candidate = stack.enter_context(Jailed("candidate", level, limits, options, ends))
-        finally:
-            for end in (*calls, *answers):
-                os.close(end)
-        status = supervise(tests, candidate)
+            candidate = stack.enter_context(Jailed("candidate", level, limits, options, (calls[0], answers[1])))
+        status = supervise(tests, candidate, dropped_bytes=DROPPED_BYTES)
         return status if status != "exited" else _verdict_of(tests, candidate, nonce)
+
+
+@contextmanager
+def pipe(level: str) -> Iterator[tuple[int, int]]:
+    """Yield the ends of a new pipe, which are closed afterwards; raises SandboxBroken where none is to be had."""
+    with broken_without_resources(level):
+        ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def _verdict_of(tests: Jailed, candidate: Jailed, nonce: str) -> str:

@@ -12,7 +12,7 @@ DAC_READ_SEARCH = 1 << 2
 
 
 def set_limits(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
-    """Bound CPU time, address space, each written file and open files; no core dumps, further processes or threads.
+    """Bound CPU time, address space, each written file and open files; no further processes or threads.
 
     A process that ignores the signal at its CPU limit is killed a second later. What a system lacks is left out.
     """
@@ -21,7 +21,6 @@ def set_limits(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
         (resource.RLIMIT_AS, memory_bytes, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes, file_bytes),
         (resource.RLIMIT_NOFILE, 64, 64),
-        (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NPROC, 0, 0),
     ):
         highest = resource.getrlimit(kind)[1]

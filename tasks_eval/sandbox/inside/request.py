@@ -23,6 +23,5 @@ class Request(NamedTuple):
     cpu_seconds: int
     memory_bytes: int
     file_bytes: int
-    output_bytes: int
     pipes: Sequence[int]
     options: dict[str, Any]

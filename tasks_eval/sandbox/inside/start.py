@@ -7,6 +7,7 @@ stand; without it, nothing of the program has run.
 import contextlib
 import json
 import os
+import resource
 import sys
 
 from tasks_eval.sandbox.inside import candidate, kernel, landlock, limits, namespaces, program, seccomp, tests
@@ -19,6 +20,7 @@ def main() -> None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # here, for one that only waits ends by its program's signal
     del sys.path[0]  # ours; the standard library's stay
     if request.level == RLIMITS:
         limits.leave_root()
@@ -42,7 +44,7 @@ def begin(request: Request) -> None:
             calls, answers = request.pipes
             options = dict(request.options)
             nonce = options.pop("nonce", "")  # no other process can speak for this one
-            note = tests.judge(tests.Candidate(calls, answers, request.output_bytes), **options)
+            note = tests.judge(tests.Candidate(calls, answers), **options)
             os.write(request.status, json.dumps({"passed": not note, "note": note, "nonce": nonce}).encode())
         case "candidate":
             os.close(request.status)

@@ -13,6 +13,7 @@ from tasks_eval.sandbox.inside.program import load, run_code
 
 ENDED = "ended before the tests did"
 MESSAGE = 300  # characters
+ANSWER_BYTES = 1 << 20
 
 
 class CandidateEnded(BaseException):
@@ -22,9 +23,8 @@ class CandidateEnded(BaseException):
 class Candidate:
     """Stands for the function under test: sends the arguments, returns or raises what comes back."""
 
-    def __init__(self, calls: int, answers: int, answer_bytes: int) -> None:
+    def __init__(self, calls: int, answers: int) -> None:
         self._calls, self._answers = os.fdopen(calls, "wb"), os.fdopen(answers, "rb")
-        self._answer_bytes = answer_bytes
         self.has_ended = False
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
@@ -54,7 +54,7 @@ class Candidate:
 
     def read_answer(self) -> tuple[Any, Any]:
         """Return the next answer's value and the changed arguments, or raise what it says."""
-        line = self._answers.readline(self._answer_bytes + 1)
+        line = self._answers.readline(ANSWER_BYTES + 1)
         if not line.endswith(b"\n"):
             self._end("the answer is too long" if line else ENDED)
         try:

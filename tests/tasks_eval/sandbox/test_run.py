@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tasks_eval.sandbox.inside.request import NAMESPACES, RLIMITS
+from tasks_eval.sandbox.inside.request import LANDLOCK, NAMESPACES, RLIMITS
 from tasks_eval.sandbox.levels import LEVELS, probe, sandbox_level
-from tasks_eval.sandbox.process import ROOT, Limits, run_at
+from tasks_eval.sandbox.process import ROOT, Jailed, Limits, run_at
 from tasks_eval.sandbox.run import run_program
 
 FAST = Limits(cpu_seconds=1, wall_seconds=0.5)
@@ -108,6 +110,29 @@ def test_the_working_folder_is_empty_and_gone_afterwards() -> None:
     folder, _, names = outcome.output.strip().partition(" ")
     assert names == "[]"
     assert not Path(folder).exists()
+
+
+def test_folders_that_a_killed_evaluator_left_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("nanochat-sandbox-old", "nanochat-sandbox-of-another", "others"):
+        (tmp_path / name).mkdir()
+    for name in ("nanochat-sandbox-old", "others"):
+        os.utime(tmp_path / name, (0, 0))
+    assert run_at(RLIMITS, "print(1)", Limits()).output == "1\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nanochat-sandbox-of-another", "others"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is read")
+@pytest.mark.parametrize("level", [NAMESPACES, LANDLOCK, RLIMITS])
+def test_no_process_of_ours_dumps_core(level: str) -> None:
+    """Also not one that only waits, and ends by the signal that ended its program."""
+    if trouble := probe(level):
+        pytest.skip(trouble)
+    program = {"source": "import time\nprint(1, flush=True)\ntime.sleep(60)"}
+    with Jailed("program", level, Limits(), program, ()) as process:
+        process.read()
+        limits = Path(f"/proc/{process.process.pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is read")

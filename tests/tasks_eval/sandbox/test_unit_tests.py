@@ -1,6 +1,7 @@
 """Grading by unit tests: right code passes, in any wrapping, and no early end does."""
 
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from tasks_eval.sandbox.inside.request import RLIMITS
 from tasks_eval.sandbox.levels import LEVELS, probe
-from tasks_eval.sandbox.process import Jailed, Limits, supervise
+from tasks_eval.sandbox.process import Jailed, Limits, SandboxBroken, supervise
 from tasks_eval.sandbox.unit_tests import full_program, run_unit_tests
 from tasks_eval.task import make_task
 from tasks_eval.verdict import Verdict
@@ -149,7 +150,30 @@ def test_tests_that_draw_numbers_draw_the_same_each_time() -> None:
 
 
 def test_an_answer_that_is_too_long_fails() -> None:
-    assert verdict_of("    candidate()", "def f(): return 'x' * 70_000").note == "the answer is too long"
+    assert verdict_of("    assert len(candidate()) == 10**6", "def f(): return 'x' * 10**6").is_correct
+    assert verdict_of("    candidate()", "def f(): return 'x' * 1_100_000").note == "the answer is too long"
+
+
+def test_a_right_program_may_print_more_than_is_kept() -> None:
+    function = "def f():\n    for n in range(9999): print('This is number', n)\n    return 1"
+    assert verdict_of("    assert candidate() == 1", function).note == ""
+
+
+def test_without_descriptors_to_spare_a_verdict_is_an_error_that_says_so() -> None:
+    """Wherever it runs out of them, and nothing stays open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, notes = sorted(os.listdir("/proc/self/fd")), set[str]()
+    try:
+        for spare in range(16):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + spare, limits[1]))
+            try:
+                notes.add(run_unit_tests(META, "    return 2 * x", level=RLIMITS).note)
+            except SandboxBroken as error:
+                notes.add(error.reason)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "[Errno 24] Too many open files" in notes and "" in notes
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_no_program_runs_before_the_tests_are_behind_their_walls() -> None:
