@@ -21,12 +21,16 @@ from tasks_eval.verdict import Meta, Verdict
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 FENCED_BLOCK = re.compile(
-    r"(?:^[ \t]*```[ \t]*([\w+#.-]*)[^`\n]*|```(?:python|py)?[ \t]*)\n(.*?)(?:```|\Z)", re.DOTALL | re.MULTILINE
+    r"(?:^[ \t]*```[ \t]*([\w+#.-]*)[^`\n]*|```(?:python|py)?[ \t]*)\n(.*?)(?:```|\Z)"
+    r"|^[ \t]*~{3,}[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*~~~|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
+BYTE_ORDER_MARK = "\ufeff"
 PYTHON_FENCES = ("", "py", "py3", "python", "python3")
 OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)  # SIGKILL: it did not heed the signal at its CPU limit
 LINGERING_SECONDS = 2.0
 DROPPED_BYTES = 16 << 20  # that a program may print above what is kept: right ones print what they do
+FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|[^\n(])*\n", re.MULTILINE)
 
 
 def run_unit_tests(meta: Meta, text: str, *, limits: Limits = DEFAULT_LIMITS, level: str | None = None) -> Verdict:
@@ -113,16 +117,19 @@ def printable(text: str) -> str:
 def full_program(prompt: str, entry_point: str, text: str) -> str:
     """Return the program in a completion: its first block of Python or all of it, after the prompt where it needs that.
 
-    What the prompt has before the function (imports, other functions) is put in front in any case.
+    What the prompt has before the function (imports, other functions) is put in front in any case, and before that
+    what must come first (imports from __future__). Marks of a byte order are left out.
 
     >>> full_program("import math\\ndef f(x):\\n", "f", "    return x")
     'import math\\ndef f(x):\\n    return x'
     >>> full_program("import math\\ndef f(x):\\n", "f", "```python\\ndef f(x):\\n    return x\\n```")
     'import math\\ndef f(x):\\n    return x\\n'
     """
-    blocks = ((block.group(1) or "", block.group(2)) for block in FENCED_BLOCK.finditer(text))
+    text = text.replace(BYTE_ORDER_MARK, "")
+    found = (block.groups(default="") for block in FENCED_BLOCK.finditer(text))
+    blocks = ((language + tilde_language, code + tilde_code) for language, code, tilde_language, tilde_code in found)
     code = next((code for language, code in blocks if language.lower() in PYTHON_FENCES), text)
     definition = f"def {entry_point}("
     if definition not in code:
         return prompt + code
-    return prompt.partition(definition)[0] + code
+    return "".join(FUTURE.findall(code)) + prompt.partition(definition)[0] + FUTURE.sub("", code)

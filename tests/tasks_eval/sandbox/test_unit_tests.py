@@ -35,6 +35,12 @@ META: dict[str, Any] = {
         "```\nimport os\ndef double(x):\n    return int(math.ldexp(x, 1))\n",
         "First:\n```bash\npip install x\n```\nThen:\n```Python\ndef double(x):\n    return 2 * x\n```\n",
         "Use ```x``` now.\n``` python3 title='a.py'\r\ndef double(x):\r\n    return 2 * x\r\n```\r\n",
+        "So:\n~~~ python\nTILDES = '```'\ndef double(x):\n    return 2 * ~~~~x\n~~~\nIt doubles ~~~ x.",
+        "~~~bash\npip install x\n~~~\n~~~\ndef double(x):\n    return 2 * x",
+        "\ufeff    return 2 * x\n",
+        "```python\n\ufeffdef double(x):\n    return 2 * x\n```",
+        "```python\nfrom __future__ import annotations\ndef double(x: X) -> X:\n    return 2 * x\n```",
+        "'''Doubles.'''\nfrom __future__ import (\n    annotations,\n)\ndef double(x: X):\n    return 2 * x\n",
         "So:\n  ```py\ndef double(x):\n    return 2 * x```",
     ],
 )
