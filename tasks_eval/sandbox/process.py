@@ -93,7 +93,6 @@ class Jailed:
         self.level, self.limits, self.output, self.printed_bytes = level, limits, b"", 0
         if level == RLIMITS and sys.platform.startswith("linux") and os.geteuid() != 0:
             hide_from_own_user()  # for good: as this user the program could read here what the tests expect
-        remove_left_folders(tempfile.gettempdir())
         bounds = {
             "cpu_seconds": limits.cpu_seconds,
             "memory_bytes": limits.memory_bytes,
@@ -101,6 +100,7 @@ class Jailed:
         }
         parent = 0 if level == BUBBLEWRAP else os.getpid()
         with broken_without_resources(level), contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+            remove_left_folders(tempfile.gettempdir())
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True))
             self._status, status = os.pipe()
             kept.callback(os.close, self._status)
