@@ -80,7 +80,7 @@ def evaluate(
 def print_scores(rows: list[tuple[str, str]]) -> None:
     from rich.table import Table
 
-    table = Table("measured", "value (95 %)")
+    table = Table("measured", "value (95 % interval)")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -101,7 +101,9 @@ def settings_of(changes: dict[str, Any]) -> Settings:
     values = nested(changes)
     task_data, launch = values.pop(TASK_DATA, None), values.pop("launch", {})
     again = values.pop(AGAIN, False)
+    if not isinstance(again, bool):
+        raise SpecError(f"--set {AGAIN}={again}: expected true or false.")
     known = [*EvaluateSpec.model_fields, TASK_DATA, AGAIN, "launch"]
     if unknown := [name for name in values if name not in known]:
         raise SpecError.listing([f"--set: unknown field {name}{did_you_mean(name, known)}" for name in unknown])
-    return Settings(values, str(task_data) if task_data else None, parse_params(LaunchSpec, launch), bool(again))
+    return Settings(values, str(task_data) if task_data else None, parse_params(LaunchSpec, launch), again)

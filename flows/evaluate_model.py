@@ -280,7 +280,7 @@ def score_rows(metrics: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
 
     >>> metrics = {"core_partial": 0.5, "core_stderr": 0.02, "accuracy/Facts": 0.75, "pass_at_8/Facts": 0.875}
     >>> score_rows(metrics, {"Facts": {"accuracy": 0.75, "low": 0.71, "high": 0.79, "n": 500}})
-    [('core_partial', '0.5000 ± 0.0200'), ('Facts', '75.0% (71.0 to 79.0) of 500'), ('Facts, pass@8', '87.5%')]
+    [('core_partial', '0.5000, s.e. 0.0200'), ('Facts', '75.0% (71.0 to 79.0) of 500'), ('Facts, pass@8', '87.5%')]
     """
     rows = []
     for name, value in metrics.items():
@@ -288,7 +288,7 @@ def score_rows(metrics: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
         if not task and not number.endswith("_stderr"):
             error = metrics.get(f"{number.removesuffix('_partial')}_stderr")
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-            rows.append((name, f"{shown} ± {error:.4f}" if isinstance(error, float) else shown))
+            rows.append((name, f"{shown}, s.e. {error:.4f}" if isinstance(error, float) else shown))
         elif number == "accuracy":
             row = tasks[task]
             interval = f"({100 * row['low']:.1f} to {100 * row['high']:.1f})"

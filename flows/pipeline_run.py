@@ -63,6 +63,7 @@ class PipelineRun:
         self._asked = spec  # what the recipe derives is empty in it
         self.spec = spec if given is not None else recipes.runnable(spec)
         self.base = paths.base_dir()
+        self._redo = "--force" if given is None else "--set again=true"
         self._given = dict(given or {})
         self.outcomes = dict(self._given)
         if given is None:
@@ -94,7 +95,7 @@ class PipelineRun:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._shards.close(is_abandoned=kind is not None)
         own = [outcome for stage, outcome in self.outcomes.items() if outcome is not self._given.get(stage)]
-        for note in made_by_other_code(own, launch.git_commit()):
+        for note in made_by_other_code(own, launch.git_commit(), self._redo):
             get_run_logger().info(note)
             if not self._sweep:
                 say(note)
@@ -272,13 +273,16 @@ def run_name(spec: PipelineSpec) -> str:
     return name
 
 
-def made_by_other_code(outcomes: Iterable[StageOutcome], now: str | None) -> list[str]:
-    """Return a line for each other commit whose outputs were reused: what they are of is as old as that code."""
+def made_by_other_code(outcomes: Iterable[StageOutcome], now: str | None, redo: str = "--force") -> list[str]:
+    """Return a line for each other commit whose outputs were reused: what they are of is as old as that code.
+
+    `redo` is the option that makes them anew.
+    """
     stages: dict[str | None, list[str]] = {}
     for outcome in outcomes:
         if outcome.is_cached and outcome.git_commit != now:
             stages.setdefault(outcome.git_commit, []).append(outcome.stage)
-    return [f"cached by {then}, now {now}; --force to redo: {', '.join(names)}" for then, names in stages.items()]
+    return [f"cached by {then}, now {now}; {redo} to redo: {', '.join(names)}" for then, names in stages.items()]
 
 
 def make_stages(spec: PipelineSpec, stages: Sequence[Stage]) -> list[StageOutcome]:

@@ -79,6 +79,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("dem", ["demo", "speedrun"])
     " (did you mean 'demo'?)"
+    >>> did_you_mean("core", ["CORE", "copa"])
+    " (did you mean 'CORE'?)"
     >>> did_you_mean("zzz", ["demo", "speedrun"])
     ' (known: demo, speedrun)'
     >>> did_you_mean("demo", [])
@@ -87,5 +89,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if not known:
         return " (there is none yet)"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    alike = [other for other in known if other.lower() == name.lower()]
+    close = alike or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"

@@ -189,6 +189,7 @@ def test_the_command_prints_the_scores_and_refuses_in_one_line(finished: FakeSta
         (["eval", "sfd"], "did you mean 'sft'"),
         (["eval", "sft", "--set", "topk=3"], "unknown field topk (did you mean 'top_k'"),
         (["eval", "sft", "--tasks", "Fact"], "did you mean 'Facts'"),
+        (["eval", "sft", "--set", "again=no"], "again=no: expected true or false"),
     ):
         refused = CliRunner().invoke(app, arguments)
         assert (refused.exit_code, refused.stderr.count("\n"), said in refused.stderr) == (2, 1, True), refused.output

@@ -21,6 +21,9 @@ def test_outputs_of_other_code_are_reported_in_one_line_for_each_commit() -> Non
     assert made_by_other_code([*outcomes, made_now], "9d0e7aa") == [
         "cached by 3fa2c1b, now 9d0e7aa; --force to redo: download, tokenizer"
     ]
+    assert made_by_other_code(outcomes[:1], "9d0e7aa", "--set again=true") == [
+        "cached by 3fa2c1b, now 9d0e7aa; --set again=true to redo: download"
+    ]
 
 
 def test_a_run_name_must_be_able_to_name_a_folder() -> None:
