@@ -4,10 +4,12 @@ It looks every PERIOD_SECONDS at what the stages have written. After trouble it 
 LONGEST_WAIT_SECONDS, and goes on where it was.
 """
 
+import importlib
 import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from flows import tracking_record
@@ -37,6 +39,13 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self) -> None:
+        """Start the thread, which imports MLflow.
+
+        MLflow's importlib_metadata enters itself among Python's finders before the rest of it is there: entry points
+        that are looked for meanwhile, in another thread, raise NameError. So it comes first.
+        """
+        with suppress(ImportError):
+            importlib.import_module("importlib_metadata")
         self._thread.start()
 
     def put(self, record: RunRecord) -> RunWriter:

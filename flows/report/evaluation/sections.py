@@ -140,7 +140,10 @@ def protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> Section:
         for model, scores in evaluations.items()
         for task, row in scores["tasks"].items()
     ]
-    note = "Two accuracies may be compared where version, prompts (a hash of all of them) and questions are the same."
+    note = (
+        "Two accuracies may be compared where version, prompts (a hash of all of them) and questions are the same; of "
+        "written answers also tool, temperature, top-k and length, which scores.json has."
+    )
     return Section("How the scores were measured", note=note, columns=PROTOCOL, rows=rows)
 
 
