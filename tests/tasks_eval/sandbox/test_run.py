@@ -17,7 +17,7 @@ from tasks_eval.sandbox.levels import LEVELS, probe, sandbox_level
 from tasks_eval.sandbox.process import ROOT, Jailed, Limits, run_at
 from tasks_eval.sandbox.run import run_program
 
-FAST = Limits(cpu_seconds=1, wall_seconds=0.5)
+FAST = Limits(cpu_seconds=1, wall_seconds=0.3)
 
 
 def test_a_program_runs_and_its_output_is_returned() -> None:
@@ -123,7 +123,9 @@ def test_folders_that_a_killed_evaluator_left_are_removed(tmp_path: Path, monkey
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is read")
-@pytest.mark.parametrize("level", [NAMESPACES, LANDLOCK, RLIMITS])
+@pytest.mark.parametrize(
+    "level", [NAMESPACES, *(pytest.param(level, marks=pytest.mark.slow) for level in (LANDLOCK, RLIMITS))]
+)
 def test_no_process_of_ours_dumps_core(level: str) -> None:
     """Also not one that only waits, and ends by the signal that ended its program."""
     if trouble := probe(level):

@@ -124,7 +124,9 @@ CHANGES = "def f(s, d):\n    s.clear()\n    d[3] = 4\n    del d[1]"
         ),
         ("    raise SystemExit(0)", "def f(): pass", "SystemExit: 0"),
         ("    import os; os._exit(0)", "def f(): pass", "the tests ended without a verdict"),
-        ("    while True: pass", "def f(): pass", "the tests ended without a verdict"),
+        pytest.param(
+            *("    while True: pass", "def f(): pass", "the tests ended without a verdict"), marks=pytest.mark.slow
+        ),
         ("    l = [2, 1]; candidate(l); assert l == [2, 1]", "def f(x): x.sort()", "AssertionError"),
         ("    l = [2, 1]; candidate(x=l); assert l == [1, 2]", "def f(x): x.sort()", ""),
         ("    s = {1}; d = {1: 2}; candidate(s, d); assert (s, d) == (set(), {3: 4})", CHANGES, ""),
