@@ -65,6 +65,7 @@ def evaluate(
     if asked.spec.num_samples > 1 and not asked.spec.temperature and "temperature" not in fields:
         asked = asked.changed(temperature=DRAWN_AT)
         tell(f"Answers are drawn at temperature {DRAWN_AT:g}: at 0 they would all be the same.")
+    tell(settings_line(asked.spec))
     await_prefect()
     named = names or evaluation.tasks_for(target, asked)
     found = evaluation.evaluate_model(
@@ -75,6 +76,19 @@ def evaluate(
     if against and found.pairs:
         console.print(terminal_table(found.pairs, evaluation.short_of(model), evaluation.short_of(against)))
     tell(f"Each answer: {found.page}")
+
+
+def settings_line(spec: EvaluateSpec) -> str:
+    """Return how questions are asked: much of it may be as it was last, and nobody has said it today.
+
+    >>> settings_line(EvaluateSpec(chat_examples=20, num_samples=4, temperature=1.0))
+    '20 examples of chat tasks, 500 of CORE; 4 answers each, temperature 1, at most 512 tokens, tool calculator'
+    """
+    examples = spec.chat_examples or "all"
+    return (
+        f"{examples} examples of chat tasks, {spec.core_examples} of CORE; {spec.num_samples} answers each, "
+        f"temperature {spec.temperature:g}, at most {spec.max_new_tokens} tokens, tool {spec.tool or NO_TOOL}"
+    )
 
 
 def print_scores(rows: list[tuple[str, str]]) -> None:

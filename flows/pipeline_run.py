@@ -25,6 +25,7 @@ from nanochat_core.errors import SpecError
 from nanochat_core.specs import PipelineSpec
 
 NEWEST = "newest_run.json"
+MODELS = frozenset({"pretrain", "midtrain", "sft", "rl"})  # the stages that make one
 FLUSH_SECONDS = 5.0
 
 
@@ -249,10 +250,17 @@ class PipelineRun:
             get_run_logger().warning("%s was stopped. Retry goes on %s.", job.stage.name, where)
 
     def _remember(self) -> None:
-        """Write down what the newest run has made so far: what `sft` means as a model's name (flows/model_ref.py)."""
+        """Write down what the newest run has made so far: what `sft` means as a model's name (flows/model_ref.py).
+
+        A run that has made no model does not take the place of one that has.
+        """
+        path = self.base / NEWEST
+        known = artifacts.read_json(path)["folders"] if path.exists() else {}
+        if MODELS.isdisjoint(self.outcomes) and not MODELS.isdisjoint(known):
+            return
         root = paths.artifacts_dir(self.base)
         folders = {name: outcome.folder.relative_to(root).as_posix() for name, outcome in self.outcomes.items()}
-        artifacts.write_json(self.base / NEWEST, {"run_name": self.name, "folders": folders})
+        artifacts.write_json(path, {"run_name": self.name, "folders": folders})
 
     def report(self) -> Path:
         """Write the report of all that this run made or reused, and return its folder."""

@@ -60,6 +60,9 @@ def evaluate(folder: StageFolder) -> None:
             answering = Answering(model, world, folder.path / LOGS, report)
             scores = measure(plan, answering, folder.path)
         if plan.splits:
+            if world.is_main:
+                with closing(MetricsWriter(folder.path / "metrics.jsonl")) as metrics:
+                    metrics.write(step=plan.questions, progress="measuring bits per byte")
             scores["bpb"] = _measure_bpb(folder, spec, world, plan.splits)
         if world.is_main:
             write_scores(folder, scores)

@@ -6,9 +6,11 @@ import pytest
 
 from flows.model_ref import check_weights, find_model
 from flows.pipeline import pipeline
+from flows.pipeline_run import make_stages
+from flows.train_tokenizer import TOKENIZER
 from nanochat_core import artifacts
 from nanochat_core.errors import ArtifactError, SpecError
-from nanochat_core.specs import PipelineSpec
+from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.conftest import FakeStages
 
 
@@ -26,6 +28,15 @@ def test_names_mean_the_models_of_the_newest_run(finished: FakeStages, short_spe
         find_model("rl", finished.base)
     with pytest.raises(ArtifactError, match="the output of tokenizer, which is no model"):
         find_model(str(folders.tokenizer), finished.base)
+
+
+def test_a_run_without_a_model_does_not_take_the_place_of_one_with_models(
+    finished: FakeStages, short_spec: PipelineSpec
+) -> None:
+    base = find_model("base", finished.base)
+    make_stages(with_changes(short_spec, {"download.seed": 5}), [TOKENIZER])
+    assert "tokenizer" in finished.ran()
+    assert find_model("base", finished.base) == base
 
 
 def test_an_unfinished_or_unknown_model_is_refused(tmp_path: Path) -> None:
