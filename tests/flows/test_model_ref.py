@@ -6,8 +6,7 @@ import pytest
 
 from flows.model_ref import check_weights, find_model
 from flows.pipeline import pipeline
-from flows.pipeline_run import make_stages
-from flows.train_tokenizer import TOKENIZER
+from flows.train_tokenizer import train_tokenizer
 from nanochat_core import artifacts
 from nanochat_core.errors import ArtifactError, SpecError
 from nanochat_core.specs import PipelineSpec, with_changes
@@ -34,7 +33,7 @@ def test_a_run_without_a_model_does_not_take_the_place_of_one_with_models(
     finished: FakeStages, short_spec: PipelineSpec
 ) -> None:
     base = find_model("base", finished.base)
-    make_stages(with_changes(short_spec, {"download.seed": 5}), [TOKENIZER])
+    train_tokenizer(with_changes(short_spec, {"download.seed": 5}))
     assert "tokenizer" in finished.ran()
     assert find_model("base", finished.base) == base
 
