@@ -10,8 +10,8 @@ from flows.promote import promote
 from flows.promotion.decision import Thresholds
 from flows.registry import find_registered
 from nanochat_core.specs import EvaluateSpec
-from tasks_eval.task_data import TaskData
 from tasks_eval.task import make_task
+from tasks_eval.task_data import TaskData
 from tests.flows.chat_model import finish, make_chat_model, shape
 from tests.flows.tiny import tiny
 

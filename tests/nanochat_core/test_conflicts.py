@@ -12,8 +12,8 @@ from nanochat_core.inference import engine
 from nanochat_core.recipes import RECIPES, derive, recipe
 from nanochat_core.specs import PipelineSpec, with_changes
 from tasks_eval.evaluators import CHEAP_TASKS
-from tasks_eval.task_data import TaskData
 from tasks_eval.task import make_task, task_names
+from tasks_eval.task_data import TaskData
 
 MIXTURE = {"mixture": [{"task": "Arithmetic", "rows": 8}], "validation_rows": 40}
 

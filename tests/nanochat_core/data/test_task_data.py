@@ -14,8 +14,8 @@ from nanochat_core.data import task_data
 from nanochat_core.data.shards import TextShards, write_shard
 from nanochat_core.data.task_data import copy_words, unpack_bundle, words_of_text
 from nanochat_core.errors import DataError
-from tasks_eval.task_data import TaskData
 from tasks_eval.task import make_task
+from tasks_eval.task_data import TaskData
 from tests.hub_server import HubServer
 
 ALL = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
