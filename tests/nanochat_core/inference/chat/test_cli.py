@@ -136,7 +136,8 @@ class Terminal:
 
         def take_terminal() -> None:
             os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches the chat as a signal
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches the chat as a signal,
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which who started the tests may have had ignored
 
         self._process = subprocess.Popen(
             [sys.executable, "-m", chat_cli.__name__, json.dumps({"url": url})],

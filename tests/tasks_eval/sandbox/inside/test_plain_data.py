@@ -15,7 +15,7 @@ atoms = (
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_subnormal=False)
-    | st.complex_numbers(allow_nan=False)
+    | st.complex_numbers(allow_nan=False, allow_subnormal=False)
     | st.text(st.characters())
     | st.binary()
 )
