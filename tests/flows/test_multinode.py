@@ -120,6 +120,7 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_nodes_train_as_one(bench: Workbench, node: psutil.Process) -> None:
     one, two = bench.pretrain("one", steps=8), bench.pretrain("two-nodes", steps=8)
     head(two).run(lambda _: None, LOGGER)

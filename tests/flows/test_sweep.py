@@ -47,6 +47,7 @@ def test_a_sweep_finds_the_planted_law_and_shares_text_and_tokenizer(fake_stages
         assert (result.report / "plots" / f"{name}.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_a_failed_model_is_named_left_out_and_continued_by_the_same_sweep(
     fake_stages: FakeStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def folders(base: Path) -> list[Path]:
     return sorted((base / "artifacts" / "evaluate_endpoint").iterdir(), key=lambda path: path.stat().st_ctime_ns)
 
 
+@pytest.mark.slow
 def test_it_is_asked_anew_each_time_and_goes_on_where_it_was_stopped(
     finished: FakeStages, stranger: ForeignServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +57,7 @@ def test_it_is_asked_anew_each_time_and_goes_on_where_it_was_stopped(
     assert manifest is not None and "a-key-that-nobody-guesses" not in manifest.model_dump_json()
 
 
+@pytest.mark.slow
 def test_a_model_here_is_held_against_it_on_its_own_task_data(
     finished: FakeStages, stranger: ForeignServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_model_here_is_held_against_it_on_its_own_task_data(
     assert [cell.strip() for cell in row.split("│")[1:-1]][:5] == ["Facts", "200", "50.0%", "75.0%", "-25.0"]
 
 
+@pytest.mark.slow
 def test_what_it_cannot_be_asked_is_said_before_anything_starts(finished: FakeStages, stranger: ForeignServer) -> None:
     with pytest.raises(SpecError, match="CORE cannot be measured there"):
         evaluate_model(stranger.url, FACTS, ["CORE"])

@@ -78,16 +78,24 @@ def values(path: Path, name: str) -> dict[int, float]:
     return {line["step"]: line[name] for line in read_metrics(path / "metrics.jsonl") if name in line}
 
 
-def test_a_measured_run_ends_with_the_same_bytes_and_random_states_as_one_that_is_not(tmp_path: Path) -> None:
+def test_a_measured_run_ends_with_the_same_bytes_as_one_that_is_not(tmp_path: Path) -> None:
     found = []
     for name, guesses in (("plain", None), ("measured", Guesses())):
         torch.manual_seed(5), random.seed(5), np.random.seed(5)
-        run = make_run(tmp_path / name, guesses)
-        train(run)
+        train(make_run(tmp_path / name, guesses))
         files = sorted((tmp_path / name / "checkpoints" / f"step_{STEPS:08d}").iterdir())
-        found.append(({file.name: file.read_bytes() for file in files}, random_states()))
-    assert len(found[0][0]) == 4
+        found.append({file.name: file.read_bytes() for file in files})
+    assert len(found[0]) == 4
     assert found[0] == found[1]
+
+
+def test_measuring_takes_no_random_number_from_training(tmp_path: Path) -> None:
+    """Looked at right before and after: threads that other tests have left may draw numbers, too."""
+    model = make_run(tmp_path, None).state.model
+    before = random_states()
+    with evaluators.undisturbed(model):
+        torch.rand(3), random.random(), np.random.rand()
+    assert random_states() == before
 
 
 def test_it_is_measured_every_so_many_steps_and_at_the_last(tmp_path: Path) -> None:
@@ -125,6 +133,7 @@ def test_time_spent_measuring_is_no_step_s_and_lines_go_on_coming_meanwhile(
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_must_stop_while_it_measures_saves_there_and_measures_when_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
