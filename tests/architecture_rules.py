@@ -45,6 +45,7 @@ TORCH_FREE = (
     "optim.isoflop",
     "data.own.bad_lines",
     "data.own.conversation_files",
+    "data.own.preference_files",
     "data.lanes",
     "data.download",
     "data.remote.hub_shards",
