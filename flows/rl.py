@@ -16,7 +16,7 @@ RL = Stage(
     name="rl",
     part="rl",
     module="nanochat_core.stages.rl",
-    version=1,
+    version=2,
     params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=NO_PARAMS),
     inputs=lambda spec: chat_inputs(spec, "rl", CONVERSATIONS, SFT),
     measured_on=lambda spec: evaluators_data(spec, "rl"),

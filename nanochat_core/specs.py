@@ -82,8 +82,19 @@ class TaskDataSpec(Spec):
     custom_path: str | None = Field(
         None,
         min_length=1,
-        description="JSONL file of your own conversations, for the task CustomJSON, or a folder with train.jsonl and "
+        description="file of your own conversations, for the task CustomJSON, or a folder with train.jsonl and "
         "test.jsonl; empty: there are none",
+    )
+    persona_path: str | None = Field(
+        None,
+        min_length=1,
+        description="YAML file that says who the model is and what it declines, for the task Identity; empty: there is "
+        "none",
+    )
+    documents_path: str | None = Field(
+        None,
+        min_length=1,
+        description="folder or file of your own documents, for the task Documents; empty: there are none",
     )
     num_workers: int = runtime_field(4, ge=1, le=64, description="files that are fetched at a time")
 
@@ -197,8 +208,8 @@ class MixtureItem(Spec):
     """One task of a mixture of conversations."""
 
     task: str = Field(
-        description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, GSM8K, MMLU, SimpleSpelling, "
-        "SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
+        description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, Documents, GSM8K, Identity, MMLU, "
+        "SimpleSpelling, SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
     )
     rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")
@@ -278,6 +289,14 @@ class RLSpec(Spec):
     max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
     temperature: float = Field(1.0, gt=0, description="sampling temperature; 1: the model's own distribution")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
+    logprobs: Literal["sampled", "full"] = Field(
+        "sampled", description="sampled: learn the distribution drawn from (temperature, top_k); full: the softmax"
+    )
+    learn_stop: bool = Field(True, description="learn when to stop, too: the token that ends an answer")
+    refill_rounds: int = Field(
+        1, ge=0, le=100, description="times that a step asks more questions for those with equal rewards; 0: never"
+    )
+    compare_numbers: bool = Field(True, description="compare answers that are numbers as such: 5, 5.0 and $5 are one")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: one pass over the questions")
     eval_questions: int = Field(400, ge=2, description="held-out questions before, during and after")
     eval_samples: int = Field(8, ge=1, description="completions for each held-out question")
