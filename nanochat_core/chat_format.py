@@ -3,6 +3,8 @@
 A conversation is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…" | parts}, …]};
 parts is a list of {"type": "text" | "python" | "python_output", "text": "…"}. Other keys are the task's that it is of.
 
+A document, which mixtures may hold beside conversations, is one message of the role `document`: it is learned whole.
+
 In a file of conversations each line is one: {"messages": [...]}, or the list of messages alone.
 """
 
@@ -23,6 +25,7 @@ SPECIAL_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
+DOCUMENT = "document"
 PART_TYPES = ("text", "python", "python_output")
 ORDER_KEY, IN_SEQUENCE = b"nanochat.order", b"sequence"  # metadata of a parquet file whose rows are learned in order
 
@@ -32,6 +35,21 @@ SHOWN_PROBLEMS = 5
 def parts_of(content: Any) -> list[dict[str, str]]:
     """Return a message's content as a list of parts: a string becomes one text part."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def document_of(text: str) -> dict[str, Any]:
+    """Return a plain document in the shape of a conversation, so that both go the same way.
+
+    >>> text_of_document(document_of("Once upon a time"))
+    'Once upon a time'
+    """
+    return {"messages": [{"role": DOCUMENT, "content": text}]}
+
+
+def text_of_document(conversation: dict[str, Any]) -> str | None:
+    """Return the text of a plain document, or None for a conversation."""
+    messages = conversation["messages"]
+    return messages[0]["content"] if len(messages) == 1 and messages[0].get("role") == DOCUMENT else None
 
 
 def normalize(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -33,8 +33,10 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
     "ARC-Easy": "arc",
     "CountLetters": "words",
     "CustomJSON": "custom",
+    "Documents": "documents",
     "GSM8K": "gsm8k",
     "HumanEval": "humaneval",
+    "Identity": "persona",
     "MMLU": "mmlu",
     "SimpleSpelling": "words",
     "SmolTalk": "smoltalk",
@@ -42,12 +44,18 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
     "SpellingBee": "words",
 }
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # as in tasks_eval/evaluators.py
-UNGRADED = ("CustomJSON", "Greetings", "SmolTalk")
+OWN_DATASETS = {  # data sets of the user's own: the field that says where, and what is there
+    "custom": ("custom_path", "file of conversations"),
+    "documents": ("documents_path", "folder of documents"),
+    "persona": ("persona_path", "YAML file"),
+}
+UNGRADED = ("CustomJSON", "Documents", "Greetings", "SmolTalk")
 UNTRAINABLE = ("HumanEval",)  # they have a test split only
 GENERATED = (  # made by rule: a text that holds such a question was not copied from them, nor they from it
     "Arithmetic",
     "CountLetters",
     "Facts",
+    "Identity",
     "LongArithmetic",
     "SimpleSpelling",
     "Spelling",
@@ -223,15 +231,16 @@ def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) ->
 
 def _missing_data(name: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterator[str]:
     """Say which tasks have no data: without the Hub there is a word list and nothing else."""
-    there = (*(data.datasets if data.source == "hub" else ("words",)), *(["custom"] if data.custom_path else []))
+    own = [name for name, (field, _) in OWN_DATASETS.items() if getattr(data, field)]
+    there = (*(data.datasets if data.source == "hub" else ("words",)), *own)
     for task in dict.fromkeys(tasks):
         needed = TASK_DATASETS.get(task)
         if needed and needed not in there:
             remedy = (
                 f"add {needed!r} to task_data.datasets" if data.source == "hub" else "set task_data.source to 'hub'"
             )
-            if needed == "custom":
-                remedy = "set task_data.custom_path to your JSONL file"
+            if needed in OWN_DATASETS:
+                remedy = "set task_data.{} to your {}".format(*OWN_DATASETS[needed])
             yield f"{name}: {task} needs the data set {needed!r}; {remedy}, or take the task out"
 
 
@@ -405,9 +414,10 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
     path = spec.download.path
     if spec.download.source == "path" and path and not Path(path).expanduser().is_dir():
         yield f"download.path: there is no folder {path!r} on this machine"
-    custom = spec.task_data.custom_path
-    if custom and not Path(custom).expanduser().exists():
-        yield f"task_data.custom_path: there is no {custom!r} on this machine"
+    for field, _ in OWN_DATASETS.values():
+        own = getattr(spec.task_data, field)
+        if own and not Path(own).expanduser().exists():
+            yield f"task_data.{field}: there is no {own!r} on this machine"
 
 
 def _shard_workers(launch: LaunchSpec) -> Iterator[str]:

@@ -209,7 +209,8 @@ class MixtureItem(Spec):
 
     task: str = Field(
         description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, Documents, GSM8K, Identity, MMLU, "
-        "SimpleSpelling, SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
+        "SimpleSpelling, SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, "
+        "Greetings, Spelling"
     )
     rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from nanochat_core.errors import DataError, did_you_mean
+from tasks_eval import persona_grading
 from tasks_eval.sandbox.unit_tests import run_unit_tests
 from tasks_eval.verdict import Meta, Verdict
 
@@ -117,5 +118,6 @@ GRADERS: dict[str, Grader] = {
     "marked_number": _number_grader(marked_number),
     "final_number": _number_grader(final_number),
     "spelled_word": _grader(spelled_word),
+    "persona": persona_grading.judge,
     "unit_tests": run_unit_tests,
 }

@@ -45,6 +45,8 @@ TORCH_FREE = (
     "optim.isoflop",
     "data.own.bad_lines",
     "data.own.conversation_files",
+    "data.own.conversation_reader",
+    "data.own.persona",
     "data.own.preference_files",
     "data.lanes",
     "data.download",
@@ -71,6 +73,7 @@ SEEN_BY_TASKS = (
     "errors",
     "artifacts",
     "data.download",
+    "data.own.persona",
     "data.shards",
 )
 SEEN_BY_TASK_ROOTS = (

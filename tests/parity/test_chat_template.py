@@ -24,6 +24,7 @@ ROWS = {  # of each task; 500 in all
 
 
 @pytest.mark.hub
+@pytest.mark.slow
 def test_real_conversations_have_our_ids_and_masks(hub_mirror: Path, tmp_path: Path) -> None:
     ours = golden_tokenizer()
     (tmp_path / "ours").mkdir()
