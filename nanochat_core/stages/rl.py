@@ -21,7 +21,7 @@ from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.finetune import meta_of_stage, rendered
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.reinforce import reinforce_steps
-from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, rollout_engine
+from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reward_of_stage, rollout_engine
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
 
 BEFORE, AFTER = "records/before.jsonl", "records/after.jsonl"
@@ -34,7 +34,8 @@ def reinforce(folder: StageFolder) -> None:
         tokenizer = Tokenizer.load(folder.input("tokenizer"))
         model, meta = checkpoint.load_model(folder.input("model"), tokenizer_hash=tokenizer.hash, device=world.device)
         engine = rollout_engine(model, tokenizer, spec, world, tool=load_tool("calculator"))
-        sampler = Sampler(engine, tokenizer, spec)
+        reward = reward_of_stage(spec.reward, folder, world.device)
+        sampler = Sampler(engine, tokenizer, spec, reward)
         held_out = read_questions(folder.input("conversations") / "validation.parquet")[: spec.eval_questions]
         run = _make_run(
             folder,

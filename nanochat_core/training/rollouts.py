@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanochat_core.artifacts import StageFolder
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
@@ -33,6 +34,13 @@ def load_reward(name: str) -> Reward:
     if name not in rewards:
         raise SpecError(f"rl.reward: unknown reward {name!r}{did_you_mean(name, rewards)}.")
     return rewards[name].load()
+
+
+def reward_of_stage(name: str, folder: StageFolder, device: torch.device) -> Reward:
+    """Return the same for a stage; a reward with a model of its own (`of_stage`) reads that from the stage's inputs."""
+    found = load_reward(name)
+    of_stage = getattr(found, "of_stage", None)
+    return of_stage(folder, device) if of_stage else found
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,12 @@ def rollout_engine(model: GPT, tokenizer: Tokenizer, spec: RLSpec, world: World,
 class Sampler:
     """Asks the present model questions, as the spec says, and has the answers rewarded."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec, reward: Reward | None = None) -> None:
         self._engine, self.tokenizer, self._spec = engine, tokenizer, spec
-        self._reward = load_reward(spec.reward)
+        self._reward = reward or load_reward(spec.reward)
+        self._rewards_of: Callable[[Question, Sequence[Completion]], list[float]] | None = getattr(
+            self._reward, "rewards", None
+        )
 
     def answer(self, questions: Sequence[Question], seeds: Sequence[int], num_samples: int) -> list[Answered]:
         """Return each question with `num_samples` rewarded completions. Equal weights and seeds give equal answers."""
@@ -96,6 +107,8 @@ class Sampler:
     def _rewards(self, question: Question, completions: Sequence[Completion]) -> list[float]:
         if self._spec.compare_numbers:
             question = question | {"meta": question["meta"] | {"compare": "numbers"}}
+        if self._rewards_of:  # a model's, which reads all answers to a question at once
+            return self._rewards_of(question, completions)
         return [self._reward(question, completion) for completion in completions]
 
 

@@ -6,18 +6,22 @@ import pytest
 import torch
 
 from nanochat_core import checkpoint
+from nanochat_core.artifacts import StageFolder, StageRequest
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.distributed import World
 from nanochat_core.errors import CheckpointError
+from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.interface import Completion
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.reward_model import RewardModel
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.rates import rates_at
-from nanochat_core.specs import OptimizerSpec
+from nanochat_core.specs import OptimizerSpec, RLSpec
 from nanochat_core.tokenizer.render import render_conversation
+from nanochat_core.training.finetune import rendered
 from nanochat_core.training.pair_steps import bradley_terry
 from nanochat_core.training.reward_scorer import PreferenceReward, score_by_head
+from nanochat_core.training.rollouts import Sampler, reward_of_stage
 from tests.fakes import byte_tokenizer, completion_of
 from tests.nanochat_core.inference.test_engine import random_model
 from tests.nanochat_core.training.pair_batches import pair_batch
@@ -125,3 +129,24 @@ def test_a_chat_model_is_no_reward_model_and_the_other_way_round(tmp_path: Path)
         PreferenceReward.of(chat, TOKENIZER, CPU)
     with pytest.raises(CheckpointError, match=r"holds another model: reward_head is \(32,\), expected none"):
         checkpoint.load_model(ranking, tokenizer_hash=TOKENIZER.hash, device=CPU)
+
+
+def test_rl_asks_a_registered_reward_model_for_all_answers_to_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, root = reward_model(), tmp_path / "artifacts"
+    saved(model, root / "reward_model" / "r")
+    (root / "tokenizer" / "t").mkdir(parents=True)
+    TOKENIZER.save(root / "tokenizer" / "t")
+    inputs = {"reward_model": "reward_model/r", "tokenizer": "tokenizer/t"}
+    request = StageRequest(stage="rl", version=1, fingerprint="f", params={}, inputs=inputs)
+    folder = root / "rl" / "f"
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(request.model_dump_json())
+    monkeypatch.setattr("nanochat_core.training.rollouts.load_reward", lambda name: PreferenceReward)
+    reward = reward_of_stage("preference", StageFolder(folder), CPU)
+    spec = RLSpec.model_validate(rendered({"max_new_tokens": 6, "temperature": 1.0, "reward": "preference"}))
+    sampler = Sampler(Engine(random_model(), TOKENIZER), TOKENIZER, spec, reward)
+    (answered,) = sampler.answer([QUESTION | {"meta": {}, "source": "Sums"}], [1], 4)
+    expected = PreferenceReward(model, TOKENIZER).rewards(QUESTION, answered.completions)
+    assert answered.rewards == pytest.approx(expected, rel=1e-4) and len(set(answered.rewards)) > 1
