@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from nanochat_core.chat_format import SPECIAL_TOKENS
+from nanochat_core.chat_format import SPECIAL_TOKENS, Stretch
 from nanochat_core.errors import DataError
 from nanochat_core.tokenizer.bpe import Tokenizer
 
@@ -15,17 +15,17 @@ ENDS = {  # what opens a stretch of text: the kind of it, and what closes it
 }
 
 
-def runs(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Iterator[tuple[str, bool, bool]]:
-    """Yield stretches of a conversation: (text, whether it is one special token, whether it is learned)."""
+def runs(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Iterator[Stretch]:
+    """Yield the stretches of a rendered conversation, or of a plain document."""
     special = {tokenizer.special(name): name for name in SPECIAL_TOKENS}
     for (index, learned), group in groupby(
         enumerate(zip(ids, mask, strict=True)),
         key=lambda item: (item[0] if item[1][0] in special else None, bool(item[1][1])),
     ):
         if index is not None:
-            yield special[ids[index]], True, learned
+            yield Stretch(special[ids[index]], True, learned)
         else:
-            yield tokenizer.decode([token for _, (token, _) in group]), False, learned
+            yield Stretch(tokenizer.decode([token for _, (token, _) in group]), False, learned)
 
 
 def parse_conversation(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:

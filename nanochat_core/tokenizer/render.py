@@ -7,14 +7,9 @@ a python_output part stands between <|output_start|> and <|output_end|> and is n
 A plain document is <|bos|> and its text, which is learned.
 """
 
-from nanochat_core.chat_format import normalize, parts_of, text_of_document
+from nanochat_core.chat_format import PART_DELIMITERS, normalize, parts_of, text_of_document
 from nanochat_core.inference.interface import Conversation
 from nanochat_core.tokenizer.bpe import Tokenizer
-
-PART_DELIMITERS = {
-    "python": ("<|python_start|>", "<|python_end|>"),
-    "python_output": ("<|output_start|>", "<|output_end|>"),
-}
 
 
 def render_conversation(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:

@@ -151,9 +151,10 @@ def _json_object(text: Any, where: str) -> Value:
 def _said_in_alpaca(value: Value) -> Iterator[Said]:
     if value.get("system"):
         yield Said("system", _text(value["system"], "system"))
-    for index, pair in enumerate(value.get("history") or []):
+    history = value.get("history") or []
+    for pair in history if isinstance(history, list) else [history]:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise DataError(f"history: entry {index} is {pair!r}, expected [question, answer]"[:160])
+            raise DataError(f"history: {pair!r}, expected [[question, answer], …]"[:160])
         yield Said("user", _text(pair[0], "history"))
         yield Said("text", _text(pair[1], "history"))
     yield from _question_and_answer(value, "input", "output")

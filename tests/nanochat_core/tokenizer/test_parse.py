@@ -1,5 +1,6 @@
 """What holds for any conversation: its mask, and that reading what was rendered gives it back."""
 
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
@@ -7,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_core.chat_format import SPECIAL_TOKENS, normalize, parts_of
+from nanochat_core.chat_format import SPECIAL_TOKENS, Stretch, document_of, normalize, parts_of, stretches
 from nanochat_core.errors import DataError
 from nanochat_core.tokenizer.parse import parse_conversation, runs
-from nanochat_core.tokenizer.render import render_conversation, render_prompt
+from nanochat_core.tokenizer.render import render_conversation, render_prompt, render_row
 from tests.parity.golden_tokenizer import golden_conversations, golden_tokenizer
 
 TOKENIZER = golden_tokenizer()
@@ -134,6 +135,30 @@ def one(piece: str) -> list[int]:
 def test_ids_that_no_conversation_renders_to_are_refused(pieces: tuple[str, ...], reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         parse_conversation(TOKENIZER, ids_of(*pieces))
+
+
+def joined_texts(found: Iterable[Stretch]) -> list[Stretch]:
+    """Return the stretches with texts that stand side by side as one."""
+    merged: list[Stretch] = []
+    for stretch in found:
+        if merged and not stretch.is_special and not merged[-1].is_special:
+            merged[-1] = merged[-1]._replace(text=merged[-1].text + stretch.text)
+        else:
+            merged.append(stretch)
+    return merged
+
+
+@settings(max_examples=100)
+@given(conversations())
+def test_in_words_the_same_is_learned_as_in_ids(messages: list[dict[str, Any]]) -> None:
+    rendered = runs(TOKENIZER, *render_conversation(TOKENIZER, {"messages": messages}))
+    assert joined_texts(stretches({"messages": messages})) == list(rendered)
+
+
+def test_a_document_is_learned_but_for_its_first_token() -> None:
+    expected = [("<|bos|>", True, False), ("Once <|bos|>", False, True)]
+    assert list(runs(TOKENIZER, *render_row(TOKENIZER, document_of("Once <|bos|>")))) == expected
+    assert list(stretches(document_of("Once <|bos|>"))) == expected
 
 
 def test_runs_are_the_stretches_that_are_learned_and_those_that_are_not() -> None:
