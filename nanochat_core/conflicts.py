@@ -16,6 +16,7 @@ from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.model.accounting import SMEAR_CHANNELS
+from nanochat_core.preference_specs import PairTrainingSpec
 from nanochat_core.specs import (
     ConversationsSpec,
     EvaluateSpec,
@@ -80,6 +81,7 @@ def conflicts(spec: PipelineSpec) -> list[str]:
         *_text(spec),
         *_batches(spec, ranks),
         *_chat_parts(spec),
+        *_preferences(spec),
         *_evaluation(spec.evaluate, spec),
         *_contamination(spec),
         *_evaluators(spec),
@@ -95,6 +97,7 @@ def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
     return [
         *_unknown_tasks(spec),
         *_missing_path(spec),
+        *_missing_preferences(spec),
         *_devices(launch, gpus),
         *_shard_workers(launch),
         *(_batches(spec, ranks * launch.nnodes) if launch.nproc_per_node is None else []),
@@ -132,7 +135,7 @@ def _names(spec: PipelineSpec) -> Iterator[str]:
             "and a name other than 'latest'"
         )
     for stage in spec.force:
-        if stage in ("midtrain", "rl", "contamination") and getattr(spec, stage) is None:
+        if stage in ("midtrain", "dpo", "reward_model", "rl", "contamination") and getattr(spec, stage) is None:
             yield f"force: the stage {stage} is left out of this pipeline; fill {stage} in, or take it off the list"
 
 
@@ -289,6 +292,22 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
     yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
 
 
+def _preferences(spec: PipelineSpec) -> Iterator[str]:
+    model_len = spec.pretrain.model.sequence_len
+    longest = CONTEXT_MARGIN * max(model_len, *(part.sequence_len or 0 for part in (spec.midtrain, spec.sft) if part))
+    for name, part in _pair_parts(spec):
+        yield from _schedule(name, part.optimizer, part.steps)
+        if (part.sequence_len or 0) > longest:
+            yield f"{name}.sequence_len: {part.sequence_len} tokens; the model answers in {longest} at most"
+    if spec.rl is not None and spec.rl.reward == "preference" and spec.reward_model is None:
+        yield "rl.reward: 'preference' is what a reward model says; fill reward_model in, or choose another reward"
+
+
+def _pair_parts(spec: PipelineSpec) -> list[tuple[str, PairTrainingSpec]]:
+    parts: dict[str, PairTrainingSpec | None] = {"dpo": spec.dpo, "reward_model": spec.reward_model}
+    return [(name, part) for name, part in parts.items() if part is not None]
+
+
 def _answers(name: str, tokens: int, model_len: int) -> Iterator[str]:
     if tokens >= CONTEXT_MARGIN * model_len:
         yield (
@@ -318,7 +337,7 @@ def _evaluators(spec: PipelineSpec) -> Iterator[str]:
 
 def _evaluators_of(spec: PipelineSpec) -> dict[str, tuple[EvaluatorSpec, ...]]:
     """Return {field: evaluators} of each training stage of the pipeline."""
-    parts = {name: getattr(spec, name) for name in ("pretrain", "midtrain", "sft", "rl")}
+    parts = {name: getattr(spec, name) for name in ("pretrain", "midtrain", "sft", "dpo", "rl")}
     return {f"{name}.evaluators": part.evaluators for name, part in parts.items() if part is not None}
 
 
@@ -418,6 +437,12 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
         own = getattr(spec.task_data, field)
         if own and not Path(own).expanduser().exists():
             yield f"task_data.{field}: there is no {own!r} on this machine"
+
+
+def _missing_preferences(spec: PipelineSpec) -> Iterator[str]:
+    for name, part in _pair_parts(spec):
+        if not Path(path := part.preferences.path).expanduser().exists():
+            yield f"{name}.preferences.path: there is no {path!r} on this machine"
 
 
 def _shard_workers(launch: LaunchSpec) -> Iterator[str]:

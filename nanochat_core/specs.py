@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec, evaluators_field
 from nanochat_core.launch_spec import LaunchSpec as LaunchSpec
+from nanochat_core.preference_specs import DPOSpec, RewardModelSpec
 from nanochat_core.spec_base import Spec, runtime_field
 from nanochat_core.training_specs import START_FROM
 from nanochat_core.training_specs import OptimizerSpec as OptimizerSpec
@@ -24,12 +25,14 @@ Stage = Literal[
     "pretrain",
     "midtrain",
     "sft",
+    "dpo",
+    "reward_model",
     "rl",
     "evaluate",
     "contamination",
     "report",
 ]
-ModelName = Literal["base", "mid", "sft", "rl"]
+ModelName = Literal["base", "mid", "sft", "dpo", "rl"]
 DataSource = Literal["local", "hub", "path"]
 TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words"]
 Arch = Literal["classic", "full"]
@@ -372,6 +375,12 @@ class PipelineSpec(Spec):
         None, description="the base model learns the shape of a chat; empty: left out"
     )
     sft: FinetuneSpec = Field(description="supervised fine-tuning: the chat model")
+    dpo: DPOSpec | None = Field(
+        None, description="direct preference optimization: learning from pairs of answers; empty: left out"
+    )
+    reward_model: RewardModelSpec | None = Field(
+        None, description="a model of what people prefer, for rl.reward 'preference'; empty: left out"
+    )
     rl: RLSpec | None = Field(None, description="practice on questions that can be graded; empty: left out")
     evaluate: EvaluateSpec = Field(description="what is measured on each model")
     contamination: ContaminationSpec | None = Field(
