@@ -77,5 +77,6 @@ def spec_of(manifest: Manifest) -> TaskDataSpec:
 
 
 def datasets_of(spec: TaskDataSpec) -> Sequence[str]:
-    """Return what there is: without the Hub, words of the text and nothing else."""
-    return cast(Sequence[str], spec.datasets) if spec.source == "hub" else ("words",)
+    """Return what there is: without the Hub, words of the text; and what the user brought along."""
+    own = (name for field, (name, _) in OWN_DATA.items() if getattr(spec, field))
+    return [*(cast(Sequence[str], spec.datasets) if spec.source == "hub" else ("words",)), *own]
