@@ -46,7 +46,7 @@ ENGLISH = Phrasings(
         "Quick question: {}",
         "Hello there. {}",
         "One more thing. {}",
-        "Excuse me, {}",
+        "Excuse me. {}",
     ),
     name=(
         "Who are you?",
