@@ -62,7 +62,14 @@ CURVES: dict[str, tuple[Curves, ...]] = {
         Curves("rl_reward", "RL: mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),
     ),
 }
-TRAINING_TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "dpo": "DPO", "rl": "RL"}
+TRAINING_TITLES = {
+    "pretrain": "Pretraining",
+    "midtrain": "Mid-training",
+    "sft": "SFT",
+    "dpo": "DPO",
+    "reward_model": "Reward model",
+    "rl": "RL",
+}
 MEANS = {"core": "CORE", "core_partial": "CORE, only some tasks", "chatcore": "ChatCORE"}
 
 
