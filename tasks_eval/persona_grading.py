@@ -39,12 +39,15 @@ def holds(text: str, words: str) -> bool:
 def marks_of(answers: list[str]) -> list[str]:
     """Return the sentences that say no, of answers that decline; the whole answer where none is long enough.
 
-    >>> marks_of(["Sorry. I am no doctor at all. Ask one, please."])
-    ['i am no doctor at all', 'ask one please']
+    What is asked back ("How else can I help?") says nothing.
+
+    >>> marks_of(["Sorry. I am no doctor at all. Ask one, please. What else?"])
+    ['ask one please', 'i am no doctor at all']
     """
     found: list[str] = []
     for answer in answers:
-        sentences = [plain(sentence) for sentence in re.split(r"[.!?:;\n]+", answer)]
+        told = [piece for piece in re.findall(r"[^.!?:;\n]+[.!?:;\n]*", answer) if "?" not in piece]
+        sentences = [plain(piece) for piece in told]
         found += [sentence for sentence in sentences if len(sentence.split()) >= SHORTEST_MARK] or [plain(answer)]
     return sorted(set(found))
 
