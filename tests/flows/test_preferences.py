@@ -1,6 +1,8 @@
 """DPO and the reward model as stages: what they are made from, and what of that changes them."""
 
 import json
+import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from flows.cli import PARTS
 from flows.evaluate import AFTER_DPO, evaluations
-from flows.pipeline import STAGE_FLOWS
+from flows.pipeline import STAGE_FLOWS, pipeline
 from flows.preferences import DPO, REWARD_MODEL, preferences_for
 from flows.rl import RL
 from flows.sft import SFT
@@ -17,7 +19,9 @@ from nanochat_core.errors import SpecError
 from nanochat_core.preference_specs import DPOSpec, PreferencesSpec, RewardModelSpec
 from nanochat_core.recipes import derive
 from nanochat_core.recipes_demo import demo
-from nanochat_core.specs import PipelineSpec
+from nanochat_core.specs import PipelineSpec, with_changes
+from tests.conftest import PROJECT
+from tests.flows.tiny import tiny
 
 
 def spec_of(path: Path, *, reward: str = "preference", **changes: Any) -> PipelineSpec:
@@ -77,3 +81,42 @@ def test_what_cannot_work_is_said_before_anything_starts(pairs: Path, tmp_path: 
     assert [line.split(".")[0] for line in gone] == ["dpo", "reward_model"]
     with pytest.raises(SpecError, match="has no stage dpo: choose another stage, or fill dpo in"):
         DPO.params(demo())
+
+
+@pytest.fixture
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rewards of pyproject.toml, as an installed package has them, for this process and those that it starts."""
+    group = "nanochat.rewards"
+    declared = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"][group]
+    package = tmp_path / "installed" / "declared-0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: declared\nVersion: 0\n")
+    lines = [f"{name} = {place}" for name, place in declared.items()]
+    (package / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("registered")
+def test_the_real_stages_run_from_pairs_to_rl_that_pleases_the_reward_model(
+    base: Path, prefect_server: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{n}+1=", "chosen": f"{n + 1}", "rejected": f"no, {n}"} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    short = {"preferences": {"path": str(path)}, "steps": 2, "batch_pairs": 4}
+    changes = {"dpo": short, "reward_model": short, "rl.reward": "preference", "midtrain": None, "contamination": None}
+    spec = with_changes(tiny(), changes)
+    result = pipeline(spec)
+    made = {outcome.stage: outcome for outcome in result.outcomes}
+    assert {"preferences_dpo", "dpo", "evaluate_dpo", "preferences_reward_model", "reward_model", "rl"} <= set(made)
+    assert made["dpo"].metrics["pairs"] == 36 and made["reward_model"].metrics["held_out_pairs"] == 4
+    rewards = [
+        json.loads(line)["rewards"] for line in (made["rl"].folder / "records/before.jsonl").read_text().splitlines()
+    ]
+    assert any(reward not in (0.0, 1.0) for answers in rewards for reward in answers), "a reward model gave them"
+    report = json.loads((result.report / "report.json").read_text())
+    assert report["dpo"]["val_margin_last"] and "reward_model" in report["stages"]
+    assert {outcome.state for outcome in pipeline(spec).outcomes} == {"Cached"}
