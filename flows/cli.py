@@ -26,7 +26,19 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
 )
 app.add_typer(data, name="data")
-PARTS = ("download", "task_data", "tokenizer", "pretrain", "midtrain", "sft", "rl", "evaluate", "contamination")
+PARTS = (
+    "download",
+    "task_data",
+    "tokenizer",
+    "pretrain",
+    "midtrain",
+    "sft",
+    "dpo",
+    "reward_model",
+    "rl",
+    "evaluate",
+    "contamination",
+)
 STAGES = (*PARTS, "report")
 
 Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]

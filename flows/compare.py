@@ -20,7 +20,7 @@ from nanochat_core.artifacts import write_bytes
 from nanochat_core.errors import SpecError, did_you_mean
 
 BY = ("steps", *AXES)
-STAGES = ("pretrain", "midtrain", "sft", "rl")
+STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
 CURVES = {
     "val/bpb": "bits per byte",
     "train/loss": "loss",
@@ -28,9 +28,11 @@ CURVES = {
     "eval/core": "CORE",
     "eval/chatcore": "ChatCORE",
     "rl/reward": "reward",
+    "val/margin": "margin of chosen over rejected",
+    "val/accuracy": "pairs ranked right",
 }
 LOWER_IS_BETTER = ("bpb", "loss")
-HIGHER_IS_BETTER = ("accuracy", "core", "reward", "pass_at", "tokens_per_second")
+HIGHER_IS_BETTER = ("accuracy", "core", "reward", "margin", "pass_at", "tokens_per_second")
 NO_SCORES = ("first", "before", "bigram")  # where a stage began, and what it is measured by
 COLORS = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright_yellow", "bright_cyan")
 PAGE_COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b", "#8b6fd6", "#b59a1b")
@@ -40,6 +42,8 @@ TERMINAL = {  # the one curve of a stage that a terminal has room for
     "pretrain": "val/bpb",
     "midtrain": "train/loss",
     "sft": "train/loss",
+    "dpo": "val/margin",
+    "reward_model": "val/accuracy",
     "rl": "rl/reward",
 }
 NOTHING = "–"

@@ -15,7 +15,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from flows.terminal import console, in_one_line, tell
+from flows.data_conversations import conversation_place, show_conversations
+from flows.terminal import append_visible, console, in_one_line, tell
 from nanochat_core import artifacts, paths
 from nanochat_core.data.own.bad_lines import BadLines
 from nanochat_core.data.own.text_places import FoundText, found_texts, left_alone, text_files
@@ -28,6 +29,13 @@ BAR_WIDTH = 40
 Places = Annotated[
     list[Path] | None,
     typer.Argument(help="folders or files (parquet, jsonl, txt, md; .gz, .zst); default: the newest download"),
+]
+ShownPlaces = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="folders or files of text, as for stats; or conversations: a stage of the newest run (sft, midtrain, rl), "
+        "its folder, or a file of your own (jsonl, json, parquet, txt); default: the newest download"
+    ),
 ]
 Column = Annotated[str, typer.Option(help="column or field that holds the documents")]
 
@@ -58,14 +66,24 @@ def stats(
 @data.command()
 @in_one_line
 def show(
-    places: Places = None,
-    number: Annotated[int, typer.Option(min=1, help="how many documents")] = 5,
+    places: ShownPlaces = None,
+    number: Annotated[int, typer.Option(min=1, help="how many documents or conversations")] = 5,
     seed: Annotated[int | None, typer.Option(help="choose them at random by this seed; default: the first")] = None,
     column: Column = "text",
     characters: Annotated[int, typer.Option(min=1, help="how much of each")] = 1000,
+    source: Annotated[str | None, typer.Option(help="conversations of this task only")] = None,
 ) -> None:
-    """Print documents, with where they stand. Control characters are made visible."""
+    """Print documents, or conversations: what of each is learned. Control characters are made visible."""
     bad = BadLines()
+    found = [conversation_place(place.expanduser(), column) for place in places or []]
+    if conversations := [path for path in found if path]:
+        if None in found:
+            raise DataError("Some of these places hold conversations, some hold text: show one kind at a time.")
+        for path in conversations:
+            show_conversations(path, number=number, seed=seed, characters=characters, source=source, bad=bad)
+        return _tell_bad(bad)
+    if source:
+        raise DataError("Only conversations are of a task: leave --source out, or name a stage, for example sft.")
     files = text_files(_places(places))
     if seed is None:
         chosen = list(islice(found_texts(files, bad, column=column), number))
@@ -139,11 +157,7 @@ def _tell_others(others: list[Path]) -> None:
 
 def _panel(document: FoundText, characters: int) -> Panel:
     text = Text()
-    for character in document.text[:characters]:
-        if character in "\n\t" or character.isprintable():
-            text.append(character)
-        else:
-            text.append(character.encode("unicode_escape").decode(), style="reverse red")
+    append_visible(text, document.text[:characters])
     left = len(document.text) - characters
     subtitle = f"… {left:,} characters more" if left > 0 else None
     title = f"{document.file.name}, {document.place}, {len(document.text):,} characters"

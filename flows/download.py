@@ -1,6 +1,6 @@
 """The pretraining text, and the data sets that conversations and benchmarks are made from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Stage, StageOutcome, StageParams
 from nanochat_core import recipes, specs
 from nanochat_core.data.own.conversation_files import state_of_conversations
+from nanochat_core.data.own.persona import state_of_file
 from nanochat_core.data.own.text_places import state_of
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
@@ -60,15 +61,21 @@ def task_data_inputs(spec: PipelineSpec) -> dict[str, Stage]:
     return {} if spec.task_data.source == "hub" else {"text": DOWNLOAD}
 
 
+OWN_DATA: dict[str, tuple[str, Callable[[Path], str | None]]] = {  # field: its name in a fingerprint, what is hashed
+    "custom_path": ("custom", state_of_conversations),
+    "persona_path": ("persona", state_of_file),
+    "documents_path": ("documents", state_of),
+}
+
+
 def task_data_params(spec: PipelineSpec) -> StageParams:
-    """Conversations of the user's own that were written since are another data set, wherever they lie."""
-    params = StageParams.of(spec.task_data, exclude=("custom_path",))
-    if not spec.task_data.custom_path:
-        return params
-    place = Path(spec.task_data.custom_path).expanduser().absolute()
-    return StageParams(
-        params.full | {"custom_path": str(place)}, params.output | {"custom": state_of_conversations(place)}
-    )
+    """What the user brings along and has written since is another data set, wherever it lies."""
+    params = StageParams.of(spec.task_data, exclude=tuple(OWN_DATA))
+    for field, (name, state) in OWN_DATA.items():
+        if place := getattr(spec.task_data, field):
+            path = Path(place).expanduser().absolute()
+            params = StageParams(params.full | {field: str(path)}, params.output | {name: state(path)})
+    return params
 
 
 TASK_DATA = Stage(

@@ -16,8 +16,10 @@ from nanochat_core.model.context import continued
 from nanochat_core.specs import ModelSpec, PipelineSpec, parse_params
 
 ChatPart = Literal["midtrain", "sft", "rl"]
-Part = Literal["pretrain", "midtrain", "sft", "rl"]
-PARTS: tuple[Part, ...] = ("pretrain", "midtrain", "sft", "rl")
+PairPart = Literal["dpo", "reward_model"]
+Part = Literal["pretrain", "midtrain", "sft", "dpo", "reward_model", "rl"]
+PARTS: tuple[Part, ...] = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
+MODELS: tuple[Part, ...] = ("pretrain", "midtrain", "sft", "dpo", "rl")  # a reward model says nothing
 EARLIER_OF: dict[Part, Stage] = {
     part: Stage(
         name=f"earlier_{part}",
@@ -45,10 +47,10 @@ def with_earlier(spec: PipelineSpec, base: Path) -> tuple[PipelineSpec, dict[str
             continue
         folder = earlier_folder(own.start_from, base, part)
         manifest = artifacts.read_manifest(folder)
-        expected = ("pretrain",) if part == "pretrain" else PARTS
+        expected = ("pretrain",) if part == "pretrain" else MODELS
         if manifest is None or manifest.stage not in expected:
             found = "holds no finished stage" if manifest is None else f"holds the output of {manifest.stage}"
-            wanted = "a finished pretraining" if part == "pretrain" else f"a finished {', '.join(PARTS)}"
+            wanted = "a finished pretraining" if part == "pretrain" else f"a finished {', '.join(MODELS)}"
             raise SpecError(f"{part}.start_from: {folder} {found}; expected the folder of {wanted}.")
         if part == "pretrain":
             spec = _with_shape(spec, folder, manifest)

@@ -8,6 +8,7 @@ from prefect import flow
 from flows.download import DOWNLOAD, TASK_DATA
 from flows.midtrain import MIDTRAIN
 from flows.pipeline_run import make_stages
+from flows.preferences import DPO
 from flows.pretrain import PRETRAIN
 from flows.rl import RL
 from flows.run_names import named
@@ -24,6 +25,7 @@ MEASURES: Mapping[ModelName, tuple[Measure, ...]] = {
     "base": ("core", "bpb", "samples"),
     "mid": ("chat",),
     "sft": ("chat",),
+    "dpo": ("chat",),
     "rl": ("chat",),
 }
 FIELDS: Mapping[Measure, tuple[str, ...]] = {
@@ -68,12 +70,14 @@ def evaluation_of(model_name: ModelName, model: Stage, measures: Sequence[Measur
 BASE = evaluation_of("base", PRETRAIN)
 MID = evaluation_of("mid", MIDTRAIN)
 CHAT = evaluation_of("sft", SFT)
+AFTER_DPO = evaluation_of("dpo", DPO)
 AFTER_RL = evaluation_of("rl", RL)
 
 
 def evaluations(spec: PipelineSpec) -> list[Stage]:
     """Return an evaluation for each model that the pipeline makes."""
-    return [BASE, *([MID] if spec.midtrain else []), CHAT, *([AFTER_RL] if spec.rl else [])]
+    optional = [(spec.dpo, AFTER_DPO), (spec.rl, AFTER_RL)]
+    return [BASE, *([MID] if spec.midtrain else []), CHAT, *(stage for part, stage in optional if part)]
 
 
 @flow(name="evaluate", flow_run_name=named("evaluate"))

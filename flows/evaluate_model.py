@@ -27,6 +27,7 @@ from flows.lineage import Lineage, lineage_of
 from flows.midtrain import MIDTRAIN
 from flows.model_ref import STAGES, find_model, short_name
 from flows.pipeline_run import PipelineRun
+from flows.preferences import DPO
 from flows.pretrain import PRETRAIN
 from flows.rl import RL
 from flows.sft import SFT
@@ -37,7 +38,7 @@ from nanochat_core.errors import ArtifactError, SpecError
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import EvaluateSpec, LaunchSpec, ModelName, PipelineSpec
 
-TRAINING: dict[ModelName, Stage] = {"base": PRETRAIN, "mid": MIDTRAIN, "sft": SFT, "rl": RL}
+TRAINING: dict[ModelName, Stage] = {"base": PRETRAIN, "mid": MIDTRAIN, "sft": SFT, "dpo": DPO, "rl": RL}
 NAMES: dict[str, ModelName] = {STAGES[name]: name for name in get_args(ModelName)}
 Target = Lineage | Endpoint  # a model that can be asked
 

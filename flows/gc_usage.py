@@ -17,7 +17,7 @@ from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError
 
 FOLDER = re.compile(r"[a-z_]+/[0-9a-f]{16}")
-MODEL_STAGES = ("pretrain", "midtrain", "sft", "rl")
+MODEL_STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
 DAY = 86_400.0
 
 

@@ -8,8 +8,8 @@ from flows.pipeline_run import NEWEST
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError, SpecError, did_you_mean
 
-STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}
-CHAT_MODELS = ("rl", "sft", "mid")  # the newest first
+STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "dpo": "dpo", "rl": "rl"}
+CHAT_MODELS = ("rl", "dpo", "sft", "mid")  # the newest first
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ModelFolders:
 
 
 def find_model(reference: str | None, base: Path) -> ModelFolders:
-    """Return the folders of `base|mid|sft|rl` (newest run), of an artifact folder, or of `models:/NAME@alias` or
+    """Return the folders of `base|mid|sft|dpo|rl` (newest run), of an artifact folder, or of `models:/NAME@alias` or
     `models:/NAME/VERSION` (MLflow's registry); None is the newest chat model.
 
     Raises SpecError for a name that means nothing, ArtifactError for a model that is not there, and NanochatError for

@@ -12,6 +12,7 @@ from flows.contamination import CONTAMINATION, contamination
 from flows.download import TASK_DATA, download
 from flows.midtrain import MIDTRAIN, midtrain
 from flows.pipeline_run import PipelineRun
+from flows.preferences import DPO, REWARD_MODEL, dpo, reward_model
 from flows.pretrain import PRETRAIN, pretrain
 from flows.rl import RL, rl
 from flows.run_names import named
@@ -28,6 +29,8 @@ STAGE_FLOWS = {
     "pretrain": pretrain,
     "midtrain": midtrain,
     "sft": sft,
+    "dpo": dpo,
+    "reward_model": reward_model,
     "rl": rl,
     "evaluate": evaluate.evaluate,
     "contamination": contamination,
@@ -51,6 +54,10 @@ def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - fro
         if spec.midtrain:
             run.make(MIDTRAIN, evaluate.MID)
         run.make(SFT, evaluate.CHAT)
+        if spec.dpo:
+            run.make(DPO, evaluate.AFTER_DPO)
+        if spec.reward_model:
+            run.make(REWARD_MODEL)
         if spec.rl:
             run.make(RL, evaluate.AFTER_RL)
         if spec.contamination:

@@ -27,6 +27,7 @@ HEADLINES = {  # stage -> its headline metric, and whether a higher one is bette
     "pretrain": ("val_bpb_last", False),
     "midtrain": ("val_loss_last", False),
     "sft": ("val_loss_last", False),
+    "dpo": ("val_accuracy_last", True),
     "rl": ("reward_after", True),
 }
 

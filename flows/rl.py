@@ -5,6 +5,7 @@ from prefect import flow
 from flows.download import evaluators_data
 from flows.midtrain import NO_PARAMS, chat_inputs, chat_part, conversations_for
 from flows.pipeline_run import make_stages
+from flows.preferences import DPO, REWARD_MODEL
 from flows.run_names import named
 from flows.sft import SFT
 from flows.stage import Stage, StageOutcome, StageParams
@@ -12,13 +13,22 @@ from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
 CONVERSATIONS = conversations_for("rl")
+REWARD_MODEL_REWARD = "preference"  # as the reward model is registered in nanochat.rewards
+
+
+def rl_inputs(spec: PipelineSpec) -> dict[str, Stage]:
+    inputs = chat_inputs(spec, "rl", CONVERSATIONS, DPO if spec.dpo else SFT)
+    is_pleasing = spec.rl is not None and spec.rl.reward == REWARD_MODEL_REWARD
+    return inputs | ({"reward_model": REWARD_MODEL} if is_pleasing else {})
+
+
 RL = Stage(
     name="rl",
     part="rl",
     module="nanochat_core.stages.rl",
-    version=1,
+    version=2,
     params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=NO_PARAMS),
-    inputs=lambda spec: chat_inputs(spec, "rl", CONVERSATIONS, SFT),
+    inputs=rl_inputs,
     measured_on=lambda spec: evaluators_data(spec, "rl"),
     uses_torchrun=True,
 )

@@ -16,7 +16,7 @@ from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError
 
 LOWER_IS_BETTER = ("bpb",)
-MODEL_STAGES = ("pretrain", "midtrain", "sft", "rl")
+MODEL_STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
 Scores = dict[str, float]
 
 

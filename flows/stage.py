@@ -39,6 +39,8 @@ ASSETS = {  # the stages whose outputs people look for by themselves -> what the
     "pretrain": "base model",
     "midtrain": "mid-trained model",
     "sft": "chat model",
+    "dpo": "chat model after DPO",
+    "reward_model": "reward model",
     "rl": "chat model after RL",
 }
 

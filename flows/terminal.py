@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from itertools import groupby
 from typing import NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from nanochat_core.errors import NanochatError
 
@@ -28,6 +30,15 @@ def in_one_line(command: Callable[P, R]) -> Callable[P, R]:
             end("Stopped. The same command continues where this one was.", EXIT_INTERRUPTED)
 
     return wrapper
+
+
+def append_visible(text: Text, string: str, style: str = "") -> None:
+    """Append a string, with what would steer the terminal spelled out and marked."""
+    for is_visible, run in groupby(string, key=lambda character: character in "\n\t" or character.isprintable()):
+        if is_visible:
+            text.append("".join(run), style=style)
+        else:
+            text.append("".join(run).encode("unicode_escape").decode(), style="reverse red")
 
 
 def tell(line: str) -> None:

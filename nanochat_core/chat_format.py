@@ -3,12 +3,15 @@
 A conversation is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…" | parts}, …]};
 parts is a list of {"type": "text" | "python" | "python_output", "text": "…"}. Other keys are the task's that it is of.
 
+A document, which mixtures may hold beside conversations, is one message of the role `document`: it is learned whole.
+
 In a file of conversations each line is one: {"messages": [...]}, or the list of messages alone.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanochat_core.errors import DataError
 
@@ -23,7 +26,12 @@ SPECIAL_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
+DOCUMENT = "document"
 PART_TYPES = ("text", "python", "python_output")
+PART_DELIMITERS = {
+    "python": ("<|python_start|>", "<|python_end|>"),
+    "python_output": ("<|output_start|>", "<|output_end|>"),
+}
 ORDER_KEY, IN_SEQUENCE = b"nanochat.order", b"sequence"  # metadata of a parquet file whose rows are learned in order
 
 SHOWN_PROBLEMS = 5
@@ -32,6 +40,56 @@ SHOWN_PROBLEMS = 5
 def parts_of(content: Any) -> list[dict[str, str]]:
     """Return a message's content as a list of parts: a string becomes one text part."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def document_of(text: str) -> dict[str, Any]:
+    """Return a plain document in the shape of a conversation, so that both go the same way.
+
+    >>> text_of_document(document_of("Once upon a time"))
+    'Once upon a time'
+    """
+    return {"messages": [{"role": DOCUMENT, "content": text}]}
+
+
+def text_of_document(conversation: dict[str, Any]) -> str | None:
+    """Return the text of a plain document, or None for a conversation."""
+    messages = conversation["messages"]
+    return messages[0]["content"] if len(messages) == 1 and messages[0].get("role") == DOCUMENT else None
+
+
+class Stretch(NamedTuple):
+    """Part of a rendered conversation: one special token, or text."""
+
+    text: str
+    is_special: bool
+    is_learned: bool
+
+
+def stretches(conversation: dict[str, Any]) -> Iterator[Stretch]:
+    """Yield what rendering writes, in words instead of ids: `tokenizer/render.py` learns the same.
+
+    Raises DataError where the conversation has another shape than this module says.
+    """
+    document = text_of_document(conversation)
+    yield Stretch("<|bos|>", True, False)
+    if document is not None:
+        yield Stretch(document, False, True)
+        return
+    for message in normalize(conversation["messages"]):
+        if message["role"] == "user":
+            yield from _stretch("<|user_start|>", message["content"], "<|user_end|>", is_learned=False)
+            continue
+        yield Stretch("<|assistant_start|>", True, False)
+        for part in parts_of(message["content"]):
+            start, end = PART_DELIMITERS.get(part["type"], ("", ""))
+            yield from _stretch(start, part["text"], end, is_learned=part["type"] != "python_output")
+        yield Stretch("<|assistant_end|>", True, True)
+
+
+def _stretch(start: str, text: str, end: str, *, is_learned: bool) -> Iterator[Stretch]:
+    for piece, is_special in ((start, True), (text, False), (end, True)):
+        if piece:
+            yield Stretch(piece, is_special, is_learned)
 
 
 def normalize(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.model.accounting import SMEAR_CHANNELS
+from nanochat_core.preference_specs import PairTrainingSpec
 from nanochat_core.specs import (
     ConversationsSpec,
     EvaluateSpec,
@@ -33,8 +34,10 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
     "ARC-Easy": "arc",
     "CountLetters": "words",
     "CustomJSON": "custom",
+    "Documents": "documents",
     "GSM8K": "gsm8k",
     "HumanEval": "humaneval",
+    "Identity": "persona",
     "MMLU": "mmlu",
     "SimpleSpelling": "words",
     "SmolTalk": "smoltalk",
@@ -42,12 +45,18 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
     "SpellingBee": "words",
 }
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # as in tasks_eval/evaluators.py
-UNGRADED = ("CustomJSON", "Greetings", "SmolTalk")
+OWN_DATASETS = {  # data sets of the user's own: the field that says where, and what is there
+    "custom": ("custom_path", "file of conversations"),
+    "documents": ("documents_path", "folder of documents"),
+    "persona": ("persona_path", "YAML file"),
+}
+UNGRADED = ("CustomJSON", "Documents", "Greetings", "SmolTalk")
 UNTRAINABLE = ("HumanEval",)  # they have a test split only
 GENERATED = (  # made by rule: a text that holds such a question was not copied from them, nor they from it
     "Arithmetic",
     "CountLetters",
     "Facts",
+    "Identity",
     "LongArithmetic",
     "SimpleSpelling",
     "Spelling",
@@ -72,6 +81,7 @@ def conflicts(spec: PipelineSpec) -> list[str]:
         *_text(spec),
         *_batches(spec, ranks),
         *_chat_parts(spec),
+        *_preferences(spec),
         *_evaluation(spec.evaluate, spec),
         *_contamination(spec),
         *_evaluators(spec),
@@ -87,6 +97,7 @@ def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
     return [
         *_unknown_tasks(spec),
         *_missing_path(spec),
+        *_missing_preferences(spec),
         *_devices(launch, gpus),
         *_shard_workers(launch),
         *(_batches(spec, ranks * launch.nnodes) if launch.nproc_per_node is None else []),
@@ -124,7 +135,7 @@ def _names(spec: PipelineSpec) -> Iterator[str]:
             "and a name other than 'latest'"
         )
     for stage in spec.force:
-        if stage in ("midtrain", "rl", "contamination") and getattr(spec, stage) is None:
+        if stage in ("midtrain", "dpo", "reward_model", "rl", "contamination") and getattr(spec, stage) is None:
             yield f"force: the stage {stage} is left out of this pipeline; fill {stage} in, or take it off the list"
 
 
@@ -223,15 +234,16 @@ def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) ->
 
 def _missing_data(name: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterator[str]:
     """Say which tasks have no data: without the Hub there is a word list and nothing else."""
-    there = (*(data.datasets if data.source == "hub" else ("words",)), *(["custom"] if data.custom_path else []))
+    own = [name for name, (field, _) in OWN_DATASETS.items() if getattr(data, field)]
+    there = (*(data.datasets if data.source == "hub" else ("words",)), *own)
     for task in dict.fromkeys(tasks):
         needed = TASK_DATASETS.get(task)
         if needed and needed not in there:
             remedy = (
                 f"add {needed!r} to task_data.datasets" if data.source == "hub" else "set task_data.source to 'hub'"
             )
-            if needed == "custom":
-                remedy = "set task_data.custom_path to your JSONL file"
+            if needed in OWN_DATASETS:
+                remedy = "set task_data.{} to your {}".format(*OWN_DATASETS[needed])
             yield f"{name}: {task} needs the data set {needed!r}; {remedy}, or take the task out"
 
 
@@ -280,6 +292,22 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
     yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
 
 
+def _preferences(spec: PipelineSpec) -> Iterator[str]:
+    model_len = spec.pretrain.model.sequence_len
+    longest = CONTEXT_MARGIN * max(model_len, *(part.sequence_len or 0 for part in (spec.midtrain, spec.sft) if part))
+    for name, part in _pair_parts(spec):
+        yield from _schedule(name, part.optimizer, part.steps)
+        if (part.sequence_len or 0) > longest:
+            yield f"{name}.sequence_len: {part.sequence_len} tokens; the model answers in {longest} at most"
+    if spec.rl is not None and spec.rl.reward == "preference" and spec.reward_model is None:
+        yield "rl.reward: 'preference' is what a reward model says; fill reward_model in, or choose another reward"
+
+
+def _pair_parts(spec: PipelineSpec) -> list[tuple[str, PairTrainingSpec]]:
+    parts: dict[str, PairTrainingSpec | None] = {"dpo": spec.dpo, "reward_model": spec.reward_model}
+    return [(name, part) for name, part in parts.items() if part is not None]
+
+
 def _answers(name: str, tokens: int, model_len: int) -> Iterator[str]:
     if tokens >= CONTEXT_MARGIN * model_len:
         yield (
@@ -309,7 +337,7 @@ def _evaluators(spec: PipelineSpec) -> Iterator[str]:
 
 def _evaluators_of(spec: PipelineSpec) -> dict[str, tuple[EvaluatorSpec, ...]]:
     """Return {field: evaluators} of each training stage of the pipeline."""
-    parts = {name: getattr(spec, name) for name in ("pretrain", "midtrain", "sft", "rl")}
+    parts = {name: getattr(spec, name) for name in ("pretrain", "midtrain", "sft", "dpo", "rl")}
     return {f"{name}.evaluators": part.evaluators for name, part in parts.items() if part is not None}
 
 
@@ -405,9 +433,16 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
     path = spec.download.path
     if spec.download.source == "path" and path and not Path(path).expanduser().is_dir():
         yield f"download.path: there is no folder {path!r} on this machine"
-    custom = spec.task_data.custom_path
-    if custom and not Path(custom).expanduser().exists():
-        yield f"task_data.custom_path: there is no {custom!r} on this machine"
+    for field, _ in OWN_DATASETS.values():
+        own = getattr(spec.task_data, field)
+        if own and not Path(own).expanduser().exists():
+            yield f"task_data.{field}: there is no {own!r} on this machine"
+
+
+def _missing_preferences(spec: PipelineSpec) -> Iterator[str]:
+    for name, part in _pair_parts(spec):
+        if not Path(path := part.preferences.path).expanduser().exists():
+            yield f"{name}.preferences.path: there is no {path!r} on this machine"
 
 
 def _shard_workers(launch: LaunchSpec) -> Iterator[str]:

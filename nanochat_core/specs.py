@@ -12,7 +12,11 @@ from pydantic import Field, ValidationError
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec, evaluators_field
 from nanochat_core.launch_spec import LaunchSpec as LaunchSpec
+from nanochat_core.preference_specs import DPOSpec, RewardModelSpec
 from nanochat_core.spec_base import Spec, runtime_field
+from nanochat_core.training_specs import START_FROM
+from nanochat_core.training_specs import OptimizerSpec as OptimizerSpec
+from nanochat_core.training_specs import TrainingRuntime as TrainingRuntime
 
 Stage = Literal[
     "download",
@@ -21,12 +25,14 @@ Stage = Literal[
     "pretrain",
     "midtrain",
     "sft",
+    "dpo",
+    "reward_model",
     "rl",
     "evaluate",
     "contamination",
     "report",
 ]
-ModelName = Literal["base", "mid", "sft", "rl"]
+ModelName = Literal["base", "mid", "sft", "dpo", "rl"]
 DataSource = Literal["local", "hub", "path"]
 TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words"]
 Arch = Literal["classic", "full"]
@@ -79,8 +85,19 @@ class TaskDataSpec(Spec):
     custom_path: str | None = Field(
         None,
         min_length=1,
-        description="JSONL file of your own conversations, for the task CustomJSON, or a folder with train.jsonl and "
+        description="file of your own conversations, for the task CustomJSON, or a folder with train.jsonl and "
         "test.jsonl; empty: there are none",
+    )
+    persona_path: str | None = Field(
+        None,
+        min_length=1,
+        description="YAML file that says who the model is and what it declines, for the task Identity; empty: there is "
+        "none",
+    )
+    documents_path: str | None = Field(
+        None,
+        min_length=1,
+        description="folder or file of your own documents, for the task Documents; empty: there are none",
     )
     num_workers: int = runtime_field(4, ge=1, le=64, description="files that are fetched at a time")
 
@@ -130,60 +147,6 @@ class ModelSpec(Spec):
         le=1_048_576,
         description="tokens that a layer with a window looks back (arch full); empty: sequence_len / 4, rounded up to "
         "a multiple of 128",
-    )
-
-
-class OptimizerSpec(Spec):
-    """Muon for matrices, AdamW for tables and scalars; base rates before width and batch rules."""
-
-    matrix_lr: float = Field(0.02, gt=0, le=10, description="Muon's learning rate")
-    embedding_lr: float = Field(0.2, gt=0, le=10, description="AdamW's learning rate of the token embedding")
-    head_lr: float = Field(0.004, gt=0, le=10, description="AdamW's learning rate of the output head")
-    value_embedding_lr: float = Field(0.15, gt=0, le=10, description="AdamW's rate of the value embeddings (arch full)")
-    residual_scale_lr: float = Field(
-        0.005, gt=0, le=10, description="AdamW's learning rate of the factors on the residual stream (arch full)"
-    )
-    input_scale_lr: float = Field(
-        0.5, gt=0, le=10, description="AdamW's rate of each layer's share of the input (full)"
-    )
-    smear_backout_lr: float = Field(
-        0.2, gt=0, le=10, description="AdamW's learning rate of smear and backout, whatever the batch (arch full)"
-    )
-    lr_scale: float = Field(1.0, gt=0, le=100, description="factor on all learning rates")
-    warmup_steps: int = Field(0, ge=0, le=10**9, description="steps with a rising rate")
-    warmdown_ratio: float = Field(0.2, ge=0, le=1, description="share of the steps with a falling rate")
-    final_lr_ratio: float = Field(0.0, ge=0, le=1, description="rate at the last step, as a share of the full rate")
-    momentum_peak: float = Field(
-        0.95, ge=0, lt=1, description="share of Muon's momentum that a step keeps, after its rise from .85"
-    )
-    momentum_steps: int = Field(300, ge=0, le=10**9, description="steps in which Muon's momentum rises")
-    momentum_final: float | None = Field(
-        None, ge=0, lt=1, description="share that the last step keeps of Muon's momentum; empty: it stays at its peak"
-    )
-    weight_decay: float | None = Field(
-        None,
-        ge=0,
-        le=100,
-        description="Muon's decay at first: times the rate, the share of a weight that a step takes away; then half a "
-        "cosine to 0; empty: by arch and size",
-    )
-    grad_clip: float | None = Field(
-        1.0, gt=0, le=1_000_000, description="largest norm of the whole gradient; empty: no clipping"
-    )
-
-
-class TrainingRuntime(Spec):
-    """How training runs, not what it computes."""
-
-    device_batch_size: int | None = runtime_field(
-        None, ge=1, le=65_536, description="rows that one device takes at a time; empty: as many as fit, on a CPU 32"
-    )
-    use_compile: bool | None = runtime_field(None, description="torch.compile, in pretraining; empty: on CUDA")
-    log_every: int = runtime_field(10, ge=1, le=10**9, description="steps between metric lines")
-    checkpoint_every: int = runtime_field(1000, ge=1, le=10**9, description="steps between checkpoints")
-    keep_checkpoints: int = runtime_field(2, ge=1, le=10**6, description="checkpoints that are kept, the newest")
-    stall_minutes: float = runtime_field(
-        30.0, gt=0, le=100_000, description="minutes without a new metric after which the stage is stopped"
     )
 
 
@@ -248,8 +211,9 @@ class MixtureItem(Spec):
     """One task of a mixture of conversations."""
 
     task: str = Field(
-        description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, GSM8K, MMLU, SimpleSpelling, "
-        "SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, Greetings, Spelling"
+        description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, Documents, GSM8K, Identity, MMLU, "
+        "SimpleSpelling, SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, "
+        "Greetings, Spelling"
     )
     rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")
@@ -278,14 +242,6 @@ class ConversationsSpec(Spec):
     )
     validation_rows: int = Field(500, ge=1, description="held-out conversations, spread over the tasks")
     seed: int = Field(42, ge=0, le=2**53, description="random seed")
-
-
-START_FROM = Field(
-    None,
-    min_length=1,
-    description="folder of a finished model to start from, with its tokenizer, for example an imported one; empty: the "
-    "model of the stage before",
-)
 
 
 class FinetuneSpec(Spec):
@@ -337,6 +293,14 @@ class RLSpec(Spec):
     max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
     temperature: float = Field(1.0, gt=0, description="sampling temperature; 1: the model's own distribution")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
+    logprobs: Literal["sampled", "full"] = Field(
+        "sampled", description="sampled: learn the distribution drawn from (temperature, top_k); full: the softmax"
+    )
+    learn_stop: bool = Field(True, description="learn when to stop, too: the token that ends an answer")
+    refill_rounds: int = Field(
+        1, ge=0, le=100, description="times that a step asks more questions for those with equal rewards; 0: never"
+    )
+    compare_numbers: bool = Field(True, description="compare answers that are numbers as such: 5, 5.0 and $5 are one")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: one pass over the questions")
     eval_questions: int = Field(400, ge=2, description="held-out questions before, during and after")
     eval_samples: int = Field(8, ge=1, description="completions for each held-out question")
@@ -411,6 +375,12 @@ class PipelineSpec(Spec):
         None, description="the base model learns the shape of a chat; empty: left out"
     )
     sft: FinetuneSpec = Field(description="supervised fine-tuning: the chat model")
+    dpo: DPOSpec | None = Field(
+        None, description="direct preference optimization: learning from pairs of answers; empty: left out"
+    )
+    reward_model: RewardModelSpec | None = Field(
+        None, description="a model of what people prefer, for rl.reward 'preference'; empty: left out"
+    )
     rl: RLSpec | None = Field(None, description="practice on questions that can be graded; empty: left out")
     evaluate: EvaluateSpec = Field(description="what is measured on each model")
     contamination: ContaminationSpec | None = Field(

@@ -114,7 +114,8 @@ def _member(sweep: SweepSpec, depth: int, budget: float | None) -> Member:
         "evaluators": base.pretrain.evaluators if sweep.with_core else (),
     }
     pretrain = base.pretrain.model_copy(update=changes)
-    spec = recipes.resolve(base.model_copy(update={"pretrain": pretrain, "midtrain": None, "rl": None}))
+    left_out = {name: None for name in ("midtrain", "dpo", "reward_model", "rl")}
+    spec = recipes.resolve(base.model_copy(update={"pretrain": pretrain, **left_out}))
     return Member(_name(depth, budget), depth, budget, _counted(spec, sweep.counted), spec)
 
 

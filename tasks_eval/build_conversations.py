@@ -20,7 +20,7 @@ from nanochat_core.inference.interface import Conversation
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import ConversationsSpec, parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
-from nanochat_core.tokenizer.render import render_conversation
+from nanochat_core.tokenizer.render import render_row
 from tasks_eval.mixture import Pick, training_picks, validation_picks
 from tasks_eval.task_data import TaskData
 
@@ -61,7 +61,7 @@ def build(folder: StageFolder) -> None:
             tokens = write_rows(
                 folder.path / f"{name}.parquet",
                 part,
-                lambda row: render_conversation(tokenizer, row),
+                lambda row: render_row(tokenizer, row),
                 report=report,
                 schema=schema,
             )

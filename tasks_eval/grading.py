@@ -6,16 +6,19 @@ may register more in the entry-point group `nanochat.graders`.
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache
 from importlib.metadata import entry_points
 
 from nanochat_core.errors import DataError, did_you_mean
+from tasks_eval import persona_grading
 from tasks_eval.sandbox.unit_tests import run_unit_tests
 from tasks_eval.verdict import Meta, Verdict
 
 GROUP = "nanochat.graders"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 MARKED_NUMBER = re.compile(r"####\s*(-?\d[\d,]*(?:\.\d+)?)")
+MONEY = re.compile(r"[$€£]\s*(?=-?\d)|(?<=-)[$€£](?=\d)")  # the sign of a currency in front of a number
 
 
 Grader = Callable[[Meta, str], Verdict]
@@ -72,6 +75,33 @@ def spelled_word(text: str) -> str | None:
     return "".join(letters)
 
 
+def _number_grader(read: Callable[[str], str | None]) -> Grader:
+    """A grader of numbers: as strings or, where `meta["compare"]` is "numbers" (as in RL), as numbers.
+
+    >>> grade({"grading": "marked_number", "answer": "5", "compare": "numbers"}, "#### $5.00").is_correct
+    True
+    >>> grade({"grading": "marked_number", "answer": "5"}, "#### 5.0").is_correct
+    False
+    """
+    as_strings = _grader(read)
+
+    def judge(meta: Meta, text: str) -> Verdict:
+        if meta.get("compare") != "numbers":
+            return as_strings(meta, text)
+        answer = read(MONEY.sub("", text))
+        return Verdict(answer is not None and _are_equal(answer, str(meta["answer"])), answer)
+
+    return judge
+
+
+def _are_equal(answer: str, expected: str) -> bool:
+    """Tell whether two answers are the same number, or the same text where what is expected is no number."""
+    expected = MONEY.sub("", expected).replace(",", "")
+    if not NUMBER.fullmatch(expected):
+        return answer == expected
+    return Decimal(answer) == Decimal(expected)
+
+
 def _grader(read: Callable[[str], str | None]) -> Grader:
     """A grader that reads an answer from the text and compares it with `meta["answer"]`."""
 
@@ -85,8 +115,9 @@ def _grader(read: Callable[[str], str | None]) -> Grader:
 GRADERS: dict[str, Grader] = {
     "exact": _grader(str.strip),
     "letter": _grader(str.strip),
-    "marked_number": _grader(marked_number),
-    "final_number": _grader(final_number),
+    "marked_number": _number_grader(marked_number),
+    "final_number": _number_grader(final_number),
     "spelled_word": _grader(spelled_word),
+    "persona": persona_grading.judge,
     "unit_tests": run_unit_tests,
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+from flows.download import OWN_DATA
 from flows.lineage import outcome_of
 from flows.stage import StageOutcome
 from nanochat_core import artifacts, paths
@@ -39,14 +40,14 @@ def data_for(needed: Set[str], base: Path, *, own: Sequence[StageOutcome], given
             return data
     like = next((data.spec for data in found if data.spec.source == "hub"), TaskDataSpec())
     names = tuple(name for name in get_args(TaskDataset) if name in needed)
-    spec = like.model_copy(update={"datasets": names, "custom_path": None})
+    spec = like.model_copy(update={"datasets": names, **dict.fromkeys(OWN_DATA)})
     return newest_with(needed, spec, base) or AskedData(spec, None)
 
 
 def newest_with(needed: Set[str], like: TaskDataSpec, base: Path) -> AskedData | None:
     """Return task data here that has these data sets, if there is any that is whole: best from the same addresses, then
     from the Hub, then the newest."""
-    contents = frozenset({"datasets", "custom_path"})
+    contents = frozenset({"datasets", *OWN_DATA})
     known: list[tuple[bool, bool, float, Path]] = []
     for folder in (paths.artifacts_dir(base) / "task_data").glob("*"):
         manifest = artifacts.read_manifest(folder)
@@ -76,5 +77,6 @@ def spec_of(manifest: Manifest) -> TaskDataSpec:
 
 
 def datasets_of(spec: TaskDataSpec) -> Sequence[str]:
-    """Return what there is: without the Hub, words of the text and nothing else."""
-    return cast(Sequence[str], spec.datasets) if spec.source == "hub" else ("words",)
+    """Return what there is: without the Hub, words of the text; and what the user brought along."""
+    own = (name for field, (name, _) in OWN_DATA.items() if getattr(spec, field))
+    return [*(cast(Sequence[str], spec.datasets) if spec.source == "hub" else ("words",)), *own]

@@ -30,10 +30,16 @@ from nanochat_core.paths import reports_dir
 from nanochat_core.specs import LaunchSpec, PipelineSpec
 
 LATEST = "latest"
-TRAINING_STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}  # model -> the stage that made it
+TRAINING_STAGES = {
+    "base": "pretrain",
+    "mid": "midtrain",
+    "sft": "sft",
+    "dpo": "dpo",
+    "rl": "rl",
+}  # model -> the stage that made it
 VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
 # How the names of the stages without a GPU begin.
-CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_", "contamination")
+CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_", "preferences_", "contamination")
 PACKAGES = ("flows", "nanochat_core", "tasks_eval", "deployments")
 
 

@@ -47,6 +47,8 @@ class Curves:
 
 
 LOSSES = {"train/loss": "training batch", "val/loss": "held out"}
+MARGINS = {"train/margin": "training batch", "val/margin": "held out"}
+RANKED = {"train/accuracy": "training batch", "val/accuracy": "held out"}
 CURVES: dict[str, tuple[Curves, ...]] = {
     "pretrain": (
         Curves("pretrain_loss", "Pretraining: loss", "nats per token", LOSSES),
@@ -54,11 +56,20 @@ CURVES: dict[str, tuple[Curves, ...]] = {
     ),
     "midtrain": (Curves("midtrain_loss", "Mid-training: loss", "nats per token", LOSSES),),
     "sft": (Curves("sft_loss", "SFT: loss", "nats per token", LOSSES),),
+    "dpo": (Curves("dpo_margin", "DPO: margin of chosen over rejected", "nats of reward", MARGINS),),
+    "reward_model": (Curves("reward_model_accuracy", "Reward model: pairs ranked right", "share", RANKED),),
     "rl": (
         Curves("rl_reward", "RL: mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),
     ),
 }
-TRAINING_TITLES = {"pretrain": "Pretraining", "midtrain": "Mid-training", "sft": "SFT", "rl": "RL"}
+TRAINING_TITLES = {
+    "pretrain": "Pretraining",
+    "midtrain": "Mid-training",
+    "sft": "SFT",
+    "dpo": "DPO",
+    "reward_model": "Reward model",
+    "rl": "RL",
+}
 MEANS = {"core": "CORE", "core_partial": "CORE, only some tasks", "chatcore": "ChatCORE"}
 
 

@@ -63,11 +63,12 @@ def load_model(
     tokenizer_hash: str,
     device: torch.device,
     reshape: Callable[[ModelSpec], ModelSpec] = lambda model: model,
+    kind: type[GPT] = GPT,
 ) -> tuple[GPT, CheckpointMeta]:
     """Return the newest model of an artifact folder (or of a checkpoint folder), and its meta.
 
-    `reshape` gives the same weights another shape (model/context.py); the meta says so. Raises CheckpointError where
-    there is no model, it is damaged, or the tokenizer is another one.
+    `reshape` gives the same weights another shape (model/context.py); the meta says so. `kind`: a GPT with more to it.
+    Raises CheckpointError where there is no model, it is damaged or of another kind, or the tokenizer is another one.
     """
     path = folder if (folder / META_FILE).is_file() else latest(folder / "checkpoints")
     if path is None:
@@ -75,7 +76,7 @@ def load_model(
     found, weights = load_weights(path, tokenizer_hash=tokenizer_hash, device=device)
     meta = found.model_copy(update={"model": reshape(found.model)})
     with torch.device("meta"):
-        model = GPT(meta.model, meta.vocab_size)
+        model = kind(meta.model, meta.vocab_size)
     check_shapes(path, model, weights)
     model.load_state_dict(weights, assign=True)
     model.compute_dtype = compute_dtype(meta.precision)

@@ -21,6 +21,7 @@ STAGES = {
     "pretrain": "a base model: it continues text",
     "midtrain": "a chat model after mid-training",
     "sft": "a chat model after supervised fine-tuning",
+    "dpo": "a chat model after direct preference optimization",
     "rl": "a chat model after reinforcement learning",
 }
 USE = """```python

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -54,17 +55,26 @@ def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Con
     Raises DataError where the file is corrupt or holds no conversations.
     """
     table = read_columns(path, ["ids", "mask"])
+    found = conversations_in(table, ("ids", "mask"), path)
+    in_order = (table.schema.metadata or {}).get(ORDER_KEY) == IN_SEQUENCE
+    learned = np.ones_like(found.mask) if mask == "none" else found.mask
+    return Conversations(found.ids, learned, found.starts, in_order)
+
+
+def conversations_in(table: pa.Table, columns: tuple[str, str], path: Path) -> Conversations:
+    """Return the conversations whose ids and masks are these columns of a table, which was read from `path`.
+
+    Raises DataError where a conversation has no tokens or no mask.
+    """
     planes, borders = [], []
-    for name, dtype in (("ids", np.int32), ("mask", np.int8)):
+    for name, dtype in zip(columns, (np.int32, np.int8), strict=True):
         column = table[name].combine_chunks()
         starts = column.offsets.to_numpy().astype(np.int64)
         planes.append(column.values.to_numpy()[starts[0] : starts[-1]].astype(dtype))
         borders.append(starts - starts[0])
     if (np.diff(borders[0]) == 0).any() or not np.array_equal(*borders):
         raise DataError(f"{path} has conversations without tokens, or without a mask: build the conversations again.")
-    learned = np.ones_like(planes[1]) if mask == "none" else planes[1]
-    in_order = (table.schema.metadata or {}).get(ORDER_KEY) == IN_SEQUENCE
-    return Conversations(planes[0], learned, borders[0], in_order)
+    return Conversations(planes[0], planes[1], borders[0])
 
 
 class _AsTheyStand:

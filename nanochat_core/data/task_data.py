@@ -5,7 +5,8 @@ input `text`. Out: data/** and index.json:
 
     {"datasets": {"gsm8k": {"train": ["data/gsm8k/main/train-….parquet"], "test": […]}, …,
                   "core": {"root": "data/eval_bundle"}, "words": {"words": "data/words.txt"},
-                  "custom": {"all": ["data/custom/all.jsonl"]}}}
+                  "custom": {"all": ["data/custom/all.jsonl"]}, "documents": {"all": ["data/documents/all.parquet"]},
+                  "persona": {"persona": ["data/persona/persona.yaml"]}}}
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 
 from nanochat_core import paths
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes, write_json
-from nanochat_core.data.own import conversation_files
+from nanochat_core.data.own import conversation_files, document_files, persona
 from nanochat_core.data.remote.hub import HubDataset
 from nanochat_core.data.remote.hub_store import HubFile, place
 from nanochat_core.data.remote.url_file import fetch_url
@@ -64,9 +65,7 @@ def work(folder: StageFolder) -> None:
             found = _fetch(spec, folder, metrics)
     else:
         found = {"words": words_of_text(TextShards.open(folder.input("text")), folder.path)}
-    if spec.custom_path:
-        place = Path(spec.custom_path).expanduser()
-        found[conversation_files.DATASET] = conversation_files.copy_conversations(place, folder.path)
+    found |= _own(spec, folder.path)
     write_json(folder.path / INDEX_NAME, {"datasets": found})
     outputs = sorted(
         path.relative_to(folder.path).as_posix() for path in (folder.path / "data").rglob("*") if path.is_file()
@@ -74,6 +73,16 @@ def work(folder: StageFolder) -> None:
     folder.write_result(
         {"datasets": len(found), "files": len(outputs)}, [*outputs, INDEX_NAME], {"datasets": sorted(found)}
     )
+
+
+def _own(spec: TaskDataSpec, folder: Path) -> dict[str, Any]:
+    """Check and copy what the user brings along: conversations, a persona, documents."""
+    places = {
+        conversation_files.DATASET: (spec.custom_path, conversation_files.copy_conversations),
+        persona.DATASET: (spec.persona_path, persona.copy_persona),
+        document_files.DATASET: (spec.documents_path, document_files.copy_documents),
+    }
+    return {name: copy(Path(place).expanduser(), folder) for name, (place, copy) in places.items() if place}
 
 
 def _fetch(spec: TaskDataSpec, folder: StageFolder, metrics: MetricsWriter) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nanochat_core.inference.kv_memory import PAGE_TOKENS
 from nanochat_core.inference.requests import EngineFailed, EngineStats, Request, Sampling, ScoredToken, Update
 from nanochat_core.inference.row import Row
 from nanochat_core.inference.runner import Chunk, Runner
-from nanochat_core.inference.sampling import choose, likeliest
+from nanochat_core.inference.sampling import choose_with_logprobs, likeliest
 from nanochat_core.inference.scheduler import Scheduler, Work
 from nanochat_core.inference.text_stream import Vocabulary
 from nanochat_core.inference.tool_use import Tool
@@ -43,6 +43,7 @@ class Prompt:
     top_k: int | None = None
     seed: int = 0
     use_tools: bool = True
+    draw_logprobs: bool = False
 
     def request(self, max_length: int) -> Request:
         """Return the request; a prompt too long for its answer is cut from the left."""
@@ -53,6 +54,7 @@ class Prompt:
             top_k=self.top_k,
             seed=self.seed,
             use_tools=self.use_tools,
+            draw_logprobs=self.draw_logprobs,
         )
         return Request(ids, sampling, self.num_samples)
 
@@ -82,7 +84,8 @@ class Engine:
     """A model, its tokenizer, and the rows that are being answered. Not for several threads.
 
     The model's weights may be trained in place between two calls of `prepare`, which `generate`, `score` and
-    `next_token_logits` begin with: they are converted anew, and finished rows forgotten.
+    `next_token_logits` begin with: they are converted anew, and finished rows forgotten. With `shares_weights` nothing
+    is converted that has the dtype which is computed in: the engine reads the memory that is trained.
     """
 
     def __init__(
@@ -93,11 +96,12 @@ class Engine:
         limits: EngineLimits | None = None,
         tool: Tool | None = None,
         few_bits: FewBits | None = None,
+        shares_weights: bool = False,
     ) -> None:
         self.spec, self.tokenizer = model.spec, tokenizer
         self.max_length = CONTEXT_MARGIN * model.spec.sequence_len
         self._model: GPT | None = model
-        self.limits, self._few_bits = limits or EngineLimits(), few_bits
+        self.limits, self._few_bits, self._shares_weights = limits or EngineLimits(), few_bits, shares_weights
         self._vocabulary, self._tool = Vocabulary(tokenizer), tool
         self._runner: Runner | None = None
         self._scheduler: Scheduler | None = None
@@ -133,7 +137,13 @@ class Engine:
     def _build(self, model: GPT, capacity: int) -> None:
         self._runner = self._scheduler = None  # its memory goes before the new one comes
         rows, prefixes = self._slots(model.device, capacity)
-        self._runner = Runner(model, slots=rows + prefixes, capacity=capacity, few_bits=self._few_bits)
+        self._runner = Runner(
+            model,
+            slots=rows + prefixes,
+            capacity=capacity,
+            few_bits=self._few_bits,
+            shares_weights=self._shares_weights,
+        )
         self._scheduler = Scheduler(self._runner.memory, rows=rows, step_tokens=self.limits.step_tokens)
 
     def _slots(self, device: torch.device, capacity: int) -> tuple[int, int]:
@@ -265,13 +275,13 @@ class Engine:
         """Choose a token for each row of the logits (B, V); with its log-probability where that is asked for."""
         asking = [place for place, row in enumerate(rows) if row.sampling.logprobs is not None]
         before = logits[asking] if asking else None  # penalties change the others in place
-        chosen = choose(logits, [row.draw() for row in rows])
-        scored = [ScoredToken(token) for token in chosen]
+        chosen, drawn = choose_with_logprobs(logits, [row.draw() for row in rows])
+        scored = [ScoredToken(token, draw_logprob=value) for token, value in zip(chosen, drawn, strict=True)]
         if before is not None:
             targets = torch.tensor([chosen[place] for place in asking], device=logits.device)
             most = max(rows[place].sampling.logprobs or 0 for place in asking)
             for place, token in zip(asking, scored_tokens(before, targets, most), strict=True):
-                scored[place] = token.with_top(rows[place].sampling.logprobs or 0)
+                scored[place] = replace(token, draw_logprob=drawn[place]).with_top(rows[place].sampling.logprobs or 0)
         return scored
 
     def _event(self, row: Row, advance: Callable[[], list[Update]]) -> Event:

@@ -45,13 +45,17 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One continuation. `ids` holds all of it, forced tool output too; `mask` is 1 on what the model itself chose."""
+    """One continuation. `ids` holds all of it, forced tool output too; `mask` is 1 on what the model itself chose.
+
+    `draw_logprobs`, where asked for: with which log-probability each id was drawn, 0 for those that were forced.
+    """
 
     ids: tuple[int, ...]
     mask: tuple[int, ...]
     parts: tuple[Part, ...]
     finish_reason: Literal["stop", "length"]
     raw_text: str = field(default="", repr=False)
+    draw_logprobs: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def text(self) -> str:

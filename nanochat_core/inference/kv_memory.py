@@ -99,6 +99,7 @@ class KVMemory:
         self._flat_values = [values.view(-1, shape.head_size) for values in self.values]
         self._heads = torch.arange(shape.heads, device=device) * shape.capacity
         self._kept_from = [[0] * len(shape.windows) for _ in range(slots)]
+        self._pages_of: dict[int, int] = {}
         self._touched = [0] * slots  # tokens whose memory a slot has, or had and gave back in parts
 
     def places(self, slots: Tensor, positions: Tensor) -> Tensor:
@@ -137,7 +138,10 @@ class KVMemory:
 
     def pages(self, slot: int, length: int) -> int:
         """Return the pages of a row of `length` tokens in a slot, with what the slot still has of earlier rows."""
-        return self.shape.pages(max(length, self._touched[slot]))
+        length = max(length, self._touched[slot])
+        if length not in self._pages_of:  # it is asked for each row at each step
+            self._pages_of[length] = self.shape.pages(length)
+        return self._pages_of[length]
 
     def give_back(self, slot: int) -> None:
         """Give back all memory of a slot that no row is in."""

@@ -21,7 +21,8 @@ class Sampling:
     besides the model's own ends (<|assistant_end|>, <|bos|>), and `ignore_eos` leaves only these. `logprobs`: how many
     alternatives to report for each token beside the chosen one (None: no log-probabilities at all, 0: the chosen only);
     `prompt_logprobs` the same for the prompt's tokens. Log-probabilities are the model's own: before temperature,
-    penalties, bias and truncation, natural logarithm.
+    penalties, bias and truncation, natural logarithm. `draw_logprobs`: have the completion say with which
+    log-probability each token was drawn, after all of these.
     """
 
     max_new_tokens: int = 256
@@ -38,6 +39,7 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    draw_logprobs: bool = False
     use_tools: bool = True
 
 
@@ -55,12 +57,14 @@ class ScoredToken:
     """A token with its log-probability, and the likeliest alternatives as (id, log-probability), best first.
 
     `logprob` is None where there is none: the first token of a prompt, and tokens that a tool's answer forced.
+    `draw_logprob` is that of the draw (0 where nothing else could be drawn), where it is asked for.
     """
 
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     is_forced: bool = False
+    draw_logprob: float = 0.0
 
     def with_top(self, count: int) -> "ScoredToken":
         """Return the same with `count` alternatives only."""

@@ -37,6 +37,7 @@ class Row:
         self._vocabulary = vocabulary
         self._tool = tool if self.sampling.use_tools else None
         self._mask: list[int] = []
+        self._draw_logprobs: list[float] = []
         self._text = TextStream(vocabulary, self.sampling.stop)
         self._expression: list[int] | None = None
         model_ends = frozenset() if self.sampling.ignore_eos else vocabulary.ends
@@ -96,7 +97,7 @@ class Row:
     def take(self, scored: ScoredToken) -> list[Update]:
         """Append a token of the model's own; return what is new. It may open a `call`, or end the row."""
         token = scored.id
-        self._append(token, is_own=1)
+        self._append(token, is_own=1, draw_logprob=scored.draw_logprob)
         if self._counts is not None:
             self._counts[token] += 1
         if token in self._ends:
@@ -135,11 +136,13 @@ class Row:
             parts=tuple(self._text.parts),
             finish_reason=self.finish_reason or "length",
             raw_text=self._vocabulary.tokenizer.decode(ids),
+            draw_logprobs=tuple(self._draw_logprobs) if self.sampling.draw_logprobs else (),
         )
 
-    def _append(self, token: int, *, is_own: int) -> None:
+    def _append(self, token: int, *, is_own: int, draw_logprob: float = 0.0) -> None:
         self.ids.append(token)
         self._mask.append(is_own)
+        self._draw_logprobs.append(draw_logprob)
 
     def _watch(self, token: int) -> None:
         """Follow the model's own tokens: a tool call that opens, grows or closes."""

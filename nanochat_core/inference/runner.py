@@ -14,6 +14,7 @@ from torch import Tensor
 from nanochat_core.inference.decode_graphs import DecodeGraphs, Decoding
 from nanochat_core.inference.forward import Batch, Ending, Segment, forward
 from nanochat_core.inference.kv_memory import KVMemory, KVShape
+from nanochat_core.inference.live_weights import LiveWeights
 from nanochat_core.inference.scoring import CPU_BATCH_TOKENS, Scorer
 from nanochat_core.inference.weights import FewBits, convert, weights_version
 from nanochat_core.model.accounting import kv_width
@@ -37,9 +38,18 @@ class Chunk:
 class Runner:
     """A model's weights and the memory of its rows on one device."""
 
-    def __init__(self, model: GPT, *, slots: int, capacity: int, few_bits: FewBits | None = None) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        *,
+        slots: int,
+        capacity: int,
+        few_bits: FewBits | None = None,
+        shares_weights: bool = False,
+    ) -> None:
         spec, self._few_bits = model.spec, few_bits
-        self.weights = convert(model, model.compute_dtype, few_bits)
+        self._live = LiveWeights(model, model.compute_dtype) if shares_weights else None
+        self.weights = self._live.weights if self._live else convert(model, model.compute_dtype, few_bits)
         self.device, self.dtype = self.weights.device, self.weights.dtype
         windows = tuple(layer.window for layer in self.weights.layers)
         head_size = kv_width(spec) // spec.n_kv_head
@@ -54,8 +64,12 @@ class Runner:
         """Take the model's present weights; tell whether they have changed, and old keys are worth nothing."""
         if self.weights.version == weights_version(model):
             return False
-        self.weights = convert(model, self.dtype, self._few_bits)
-        if self._graphs is not None:
+        is_recorded_anew = True
+        if self._live is not None:
+            is_recorded_anew = self._live.refresh()
+        else:
+            self.weights = convert(model, self.dtype, self._few_bits)
+        if self._graphs is not None and is_recorded_anew:
             self._graphs = DecodeGraphs(self.weights, self.memory, self._turns)
         return True
 

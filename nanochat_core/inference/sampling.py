@@ -35,17 +35,24 @@ class Draw:
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     """Return a token id for each row of the logits (B, V), float32, which are used up."""
+    return choose_with_logprobs(logits, draws)[0]
+
+
+def choose_with_logprobs(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
+    """Return the same and, where a row's sampling asks for it, the log-probability of its draw, else 0."""
     for place, draw in enumerate(draws):
         if draw.counts or draw.sampling.logit_bias:
             _penalise(logits[place], draw)
     greedy, _ = likeliest(logits)
+    logprobs = [0.0] * len(draws)
     warm = [place for place, draw in enumerate(draws) if draw.sampling.temperature > 0]
     if not warm:
-        return greedy
+        return greedy, logprobs
     rows = logits if len(warm) == len(draws) else logits[torch.tensor(warm, device=logits.device)]
-    for place, token in zip(warm, _sampled(rows, [draws[place] for place in warm]), strict=True):
-        greedy[place] = token
-    return greedy
+    tokens, found = _sampled(rows, [draws[place] for place in warm])
+    for place, token, logprob in zip(warm, tokens, found, strict=True):
+        greedy[place], logprobs[place] = token, logprob
+    return greedy, logprobs
 
 
 def likeliest(logits: Tensor) -> tuple[list[int], list[float]]:
@@ -70,8 +77,9 @@ def _penalise(logits: Tensor, draw: Draw) -> None:
         logits[ids] -= sampling.frequency_penalty * counts + sampling.presence_penalty
 
 
-def _sampled(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Return a token for each row of the logits (B, V): among those whose logit reaches the row's floor."""
+def _sampled(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
+    """Return a token for each row of the logits (B, V), among those whose logit reaches the row's floor, and its draw's
+    log-probability (0 where nobody asks)."""
     scaled = logits.div_(_column([draw.sampling.temperature for draw in draws], logits))
     best = scaled.amax(dim=-1, keepdim=True)
     floor = best + _column([math.log(draw.sampling.min_p or TINY) for draw in draws], logits)
@@ -83,7 +91,11 @@ def _sampled(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         floor[index] = torch.maximum(floor[index], lowest)
     weights = scaled.masked_fill_(scaled < floor, -math.inf).sub_(best).exp_()
     uniform = torch.tensor([draw.uniform for draw in draws], device=logits.device, dtype=torch.float64)
-    return _inverse(weights, uniform[:, None]).tolist()
+    chosen = _inverse(weights, uniform[:, None])
+    if not any(draw.sampling.draw_logprobs for draw in draws):
+        return chosen.tolist(), [0.0] * len(draws)
+    shares = weights.gather(1, chosen[:, None])[:, 0] / weights.sum(dim=-1)
+    return chosen.tolist(), shares.log_().tolist()
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

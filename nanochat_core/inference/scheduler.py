@@ -86,10 +86,11 @@ class Scheduler:
 
     def _admit(self) -> None:
         skipped: list[Row] = []
+        known: dict[tuple[int, int], int] = {}
         while self.waiting and self._free_slots and len(skipped) < LOOKS_AHEAD:
             row = self.waiting.popleft()
             ids = row.prompt if len(row.ids) == row.prompt_length else np.array(row.ids)
-            source, shared, is_worth_waiting = self._best_source(ids, row.score_from)
+            source, shared, is_worth_waiting = self._best_source(row, ids, known)
             if is_worth_waiting:
                 skipped.append(row)
                 continue
@@ -105,15 +106,25 @@ class Scheduler:
             self.running.append(row)
         self.waiting.extendleft(reversed(skipped))
 
-    def _best_source(self, ids: np.ndarray, score_from: int | None) -> tuple[Row | None, int, bool]:
+    def _best_source(
+        self, row: Row, ids: np.ndarray, known: dict[tuple[int, int], int]
+    ) -> tuple[Row | None, int, bool]:
         """Return the running row that has computed the most of `ids`, how much, and whether to wait for more.
 
-        No row, and what is stored, where no running row has as much as that.
+        No row, and what is stored, where no running row has as much as that. `known`: what the prompts of two requests
+        have in common, for the many samples of each.
         """
-        limit = len(ids) - 1 if score_from is None else score_from - 1
+        limit = len(ids) - 1 if row.score_from is None else row.score_from - 1
         best, soon, source = 0, 0, None
         for other in self.running:
-            common = min(common_prefix(other.prompt, ids), limit)
+            pair = (id(other.request), id(row.request))
+            if ids is not row.prompt:
+                common = common_prefix(other.prompt, ids)
+            else:
+                if pair not in known:
+                    known[pair] = common_prefix(other.prompt, ids)
+                common = known[pair]
+            common = min(common, limit)
             assert other.slot is not None
             ready = min(common, other.computed)
             soon = max(soon, common)

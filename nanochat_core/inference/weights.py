@@ -80,14 +80,13 @@ def convert(model: GPT, dtype: torch.dtype, few_bits: FewBits | None = None) -> 
         return lambda ids: F.embedding(ids, rows)
 
     with torch.no_grad():
-        attention = model.blocks[0].attn
         weights = InferenceWeights(
             device=model.device,
             dtype=dtype,
             table=table(rms_norm(model.wte.weight[: model.vocab_size].to(dtype))),
             layers=[_layer(model, layer, dtype, matrix, table) for layer in range(len(model.blocks))],
             head=matrix(model.lm_head.weight[: model.vocab_size], few_bits and "int8"),
-            softmax_scale=attention.qk_gain**2 / attention.head_size**0.5,
+            softmax_scale=softmax_scale(model),
             version=weights_version(model),
         )
         if model.blocks_set.smear:
@@ -120,6 +119,12 @@ def _layer(
         weights.value_table = table(model.value_embeds[str(layer)].weight[: model.vocab_size].detach().to(dtype))
         weights.value_gate = attention.value_gate.weight.detach().to(dtype).t().clone()
     return weights
+
+
+def softmax_scale(model: GPT) -> float:
+    """Return what the products of queries and keys are multiplied by."""
+    attention = model.blocks[0].attn
+    return attention.qk_gain**2 / attention.head_size**0.5
 
 
 def fused_qkv(attention: Attention) -> Tensor:

@@ -29,11 +29,16 @@ def token_nll(model: GPT, idx: Tensor, targets: Tensor) -> Tensor:
 
     For measuring: where gradients are wanted, they keep the logits of all rows; `loss_sum` does not.
     """
-    hidden, wanted = model.hidden(idx).flatten(0, 1), targets.flatten()
+    return nll_after(model, model.hidden(idx), targets)
+
+
+def nll_after(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the same, of targets (B, T) after tokens whose residual stream ends as `hidden` (B, T, C)."""
+    wanted = targets.flatten()
     rows = _piece_rows(hidden.device)
     pieces = [
         cross_entropy(model.logits(piece), piece_targets, ignore_index=IGNORED, reduction="none")
-        for piece, piece_targets in zip(hidden.split(rows), wanted.split(rows), strict=True)
+        for piece, piece_targets in zip(hidden.flatten(0, 1).split(rows), wanted.split(rows), strict=True)
     ]
     return torch.cat(pieces).view_as(targets)
 

@@ -61,6 +61,7 @@ RECIPES: dict[Arch, Recipe] = {"classic": CLASSIC, "full": FULL}
 _GROUP_OF: dict[str, Group] = {
     "wte": "embedding",
     "lm_head": "head",
+    "reward_head": "head",
     "value_embeds": "value_embedding",
     "residual_scale": "residual_scale",
     "input_scale": "input_scale",

@@ -13,7 +13,6 @@ from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes
 from nanochat_core.data.shards import read_columns
 from nanochat_core.distributed import World, joined_world, rank_from_environment
-from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import RLSpec, parse_params
@@ -21,7 +20,8 @@ from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.finetune import meta_of_stage, rendered
 from nanochat_core.training.loop import LoopSettings, TrainState
-from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reinforce_steps
+from nanochat_core.training.reinforce import reinforce_steps
+from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reward_of_stage, rollout_engine
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
 
 BEFORE, AFTER = "records/before.jsonl", "records/after.jsonl"
@@ -33,7 +33,9 @@ def reinforce(folder: StageFolder) -> None:
     with joined_world() as world:
         tokenizer = Tokenizer.load(folder.input("tokenizer"))
         model, meta = checkpoint.load_model(folder.input("model"), tokenizer_hash=tokenizer.hash, device=world.device)
-        sampler = Sampler(Engine(model, tokenizer, tool=load_tool("calculator")), tokenizer, spec)
+        engine = rollout_engine(model, tokenizer, spec, world, tool=load_tool("calculator"))
+        reward = reward_of_stage(spec.reward, folder, world.device)
+        sampler = Sampler(engine, tokenizer, spec, reward)
         held_out = read_questions(folder.input("conversations") / "validation.parquet")[: spec.eval_questions]
         run = _make_run(
             folder,

@@ -4,16 +4,12 @@
 
 Within an answer, a python part stands between <|python_start|> and <|python_end|> and is learned, delimiters included;
 a python_output part stands between <|output_start|> and <|output_end|> and is not, because the engine writes it.
+A plain document is <|bos|> and its text, which is learned.
 """
 
-from nanochat_core.chat_format import normalize, parts_of
+from nanochat_core.chat_format import PART_DELIMITERS, normalize, parts_of, text_of_document
 from nanochat_core.inference.interface import Conversation
 from nanochat_core.tokenizer.bpe import Tokenizer
-
-PART_DELIMITERS = {
-    "python": ("<|python_start|>", "<|python_end|>"),
-    "python_output": ("<|output_start|>", "<|output_end|>"),
-}
 
 
 def render_conversation(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[int]]:
@@ -36,6 +32,15 @@ def render_conversation(tokenizer: Tokenizer, conversation: Conversation) -> tup
             append(_part(tokenizer, part), part["type"] != "python_output")
         append([tokenizer.special("<|assistant_end|>")], True)
     return ids, mask
+
+
+def render_row(tokenizer: Tokenizer, row: Conversation) -> tuple[list[int], list[int]]:
+    """Return (ids, mask) of a row of a mixture: a conversation, or a plain document, all of which is learned."""
+    text = text_of_document(row)
+    if text is None:
+        return render_conversation(tokenizer, row)
+    ids = tokenizer.encode(text)
+    return [tokenizer.bos, *ids], [0] + [1] * len(ids)
 
 
 def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]:

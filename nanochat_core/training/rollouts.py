@@ -1,30 +1,29 @@
-"""Rollouts for RL: sample answers, reward them, and the REINFORCE step on them.
+"""Rollouts for RL: the questions of a step, answers sampled for all of them at once, and their rewards."""
 
-On-policy, so there is no ratio and no clipping; the baseline is the mean reward of a question's samples (Williams 1992,
-with the group mean of Shao et al. 2024 but without dividing by the deviation); no KL term.
-"""
-
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from nanochat_core.artifacts import StageFolder
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError, did_you_mean
-from nanochat_core.inference.engine import Engine, Prompt
+from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
 from nanochat_core.inference.interface import Completion
+from nanochat_core.inference.kv_memory import PAGE_TOKENS
+from nanochat_core.inference.tool_use import Tool
+from nanochat_core.model.accounting import kv_width
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.loss import IGNORED, loss_sum
 from nanochat_core.specs import RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
-from nanochat_core.training.loop import LoopSettings, StepInfo, TrainState, scheduled_rates, update
+from nanochat_core.training.micro_batch import device_memory
 
+ROWS = 256  # answers that a device goes on with at a time, at most
+KEYS_SHARE = 8  # one part in so many of the device's memory may hold their keys and values
 Question = dict[str, Any]  # {"messages", "source", "meta"}: a row of the conversations
 Reward = Callable[[Question, Completion], float]
 
@@ -35,6 +34,13 @@ def load_reward(name: str) -> Reward:
     if name not in rewards:
         raise SpecError(f"rl.reward: unknown reward {name!r}{did_you_mean(name, rewards)}.")
     return rewards[name].load()
+
+
+def reward_of_stage(name: str, folder: StageFolder, device: torch.device) -> Reward:
+    """Return the same for a stage; a reward with a model of its own (`of_stage`) reads that from the stage's inputs."""
+    found = load_reward(name)
+    of_stage = getattr(found, "of_stage", None)
+    return of_stage(folder, device) if of_stage else found
 
 
 @dataclass(frozen=True)
@@ -50,37 +56,67 @@ class Answered:
     def mean_reward(self) -> float:
         return sum(self.rewards) / len(self.rewards)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether all rewards are equal: nothing can be learned from it."""
+        return min(self.rewards) == max(self.rewards)
+
+
+def rollout_engine(model: GPT, tokenizer: Tokenizer, spec: RLSpec, world: World, *, tool: Tool | None) -> Engine:
+    """Return an engine that answers all questions of a step at once, with the weights that are being trained."""
+    own = -(-spec.questions_per_step // world.size) * spec.samples_per_question
+    key_bytes = 2 * len(model.blocks) * kv_width(model.spec) * model.compute_dtype.itemsize
+    # The size of the device, not what is free at the moment: a resumed run has to have the same.
+    kv_tokens = max(PAGE_TOKENS, device_memory(world.device) // KEYS_SHARE // key_bytes)
+    limits = EngineLimits(rows=min(own, ROWS), kv_tokens=kv_tokens, step_tokens=max(512, 2 * min(own, ROWS)))
+    return Engine(model, tokenizer, limits=limits, tool=tool, shares_weights=True)
+
 
 class Sampler:
     """Asks the present model questions, as the spec says, and has the answers rewarded."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec, reward: Reward | None = None) -> None:
         self._engine, self.tokenizer, self._spec = engine, tokenizer, spec
-        self._reward = load_reward(spec.reward)
+        self._reward = reward or load_reward(spec.reward)
+        self._rewards_of: Callable[[Question, Sequence[Completion]], list[float]] | None = getattr(
+            self._reward, "rewards", None
+        )
 
     def answer(self, questions: Sequence[Question], seeds: Sequence[int], num_samples: int) -> list[Answered]:
         """Return each question with `num_samples` rewarded completions. Equal weights and seeds give equal answers."""
-        spec, prompts = self._spec, [render_prompt(self.tokenizer, question) for question in questions]
-        requests = [
-            Prompt(
-                ids=ids,
-                num_samples=num_samples,
-                max_new_tokens=spec.max_new_tokens,
-                temperature=spec.temperature,
-                top_k=spec.top_k,
-                seed=seed,
-            )
-            for ids, seed in zip(prompts, seeds, strict=True)
-        ]
+        prompts = [render_prompt(self.tokenizer, question) for question in questions]
+        requests = [self._prompt(ids, seed, num_samples) for ids, seed in zip(prompts, seeds, strict=True)]
         answers = self._engine.generate(requests)
         return [
-            Answered(question, ids, completions, [self._reward(question, completion) for completion in completions])
+            Answered(question, ids, completions, self._rewards(question, completions))
             for question, ids, completions in zip(questions, prompts, answers, strict=True)
         ]
 
+    def _prompt(self, ids: list[int], seed: int, num_samples: int) -> Prompt:
+        spec = self._spec
+        return Prompt(
+            ids=ids,
+            num_samples=num_samples,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            top_k=spec.top_k,
+            seed=seed,
+            draw_logprobs=True,
+        )
+
+    def _rewards(self, question: Question, completions: Sequence[Completion]) -> list[float]:
+        if self._spec.compare_numbers:
+            question = question | {"meta": question["meta"] | {"compare": "numbers"}}
+        if self._rewards_of:  # a model's, which reads all answers to a question at once
+            return self._rewards_of(question, completions)
+        return [self._reward(question, completion) for completion in completions]
+
 
 class QuestionLoader:
-    """Questions for each step, in a seeded order, shared by the ranks. Its state is one number."""
+    """Questions for each step, shared by the ranks: each epoch all of them, in a seeded order of its own.
+
+    Its state is one number: how many have been asked for, by all ranks.
+    """
 
     def __init__(self, questions: list[Question], *, per_step: int, seed: int, world: World) -> None:
         if per_step % world.size:
@@ -88,7 +124,9 @@ class QuestionLoader:
                 f"rl.questions_per_step {per_step} cannot be shared by {world.size} ranks. Choose a multiple."
             )
         self._questions, self._per_step, self._seed, self._world = questions, per_step, seed, world
-        self._step = 0
+        self._asked = 0
+        self._orders: dict[int, list[int]] = {}
+        self._numbers: list[int] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,114 +134,37 @@ class QuestionLoader:
 
     def next_questions(self) -> tuple[list[Question], list[int]]:
         """Return this rank's questions of the next step, and a seed for each."""
-        epoch, position = divmod(self._step, self.steps_per_epoch)
-        order = self._order(epoch)
-        first = self._seed * 1_000_003 + self._step * self._per_step + self._world.rank
-        seeds = [first + number for number in range(0, self._per_step, self._world.size)]
-        self._step += 1
-        return [self._questions[order[number]] for number in self._numbers(position)], seeds
+        self._numbers = []
+        return self.more_questions(self._per_step)
+
+    def more_questions(self, count: int) -> tuple[list[Question], list[int]]:
+        """Return this rank's share of the next `count` questions, of the same step, and a seed for each."""
+        places = [place for place in range(self._asked, self._asked + count) if self._is_own(place)]
+        self._asked += count
+        numbers = [self._number(place) for place in places]
+        self._numbers += numbers
+        return [self._questions[number] for number in numbers], [self._seed * 1_000_003 + place for place in places]
 
     def batch(self) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("RL makes its own batches from the model's answers")
 
     def origins(self) -> dict[str, list[int]]:
         """Return which of the training questions this rank had in the step before."""
-        epoch, position = divmod(self._step - 1, self.steps_per_epoch)
-        return {"questions": sorted(self._order(epoch)[number] for number in self._numbers(position))}
+        return {"questions": sorted(self._numbers)}
 
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self._seed + epoch)
-        return torch.randperm(len(self._questions), generator=generator).tolist()
+    def _is_own(self, place: int) -> bool:
+        return place % self._world.size == self._world.rank
 
-    def _numbers(self, position: int) -> list[int]:
-        """Return this rank's places in the order of an epoch; where there are few questions, one comes again."""
-        own = range(position * self._per_step + self._world.rank, (position + 1) * self._per_step, self._world.size)
-        return [number % len(self._questions) for number in own]
+    def _number(self, place: int) -> int:
+        """Return the question at a place of all epochs' orders, one after the other."""
+        epoch, number = divmod(place, len(self._questions))
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(self._seed + epoch)
+            self._orders = {epoch: torch.randperm(len(self._questions), generator=generator).tolist()}
+        return self._orders[epoch][number]
 
     def state(self) -> dict[str, Tensor]:
-        return {"questions.step": torch.tensor([self._step])}
+        return {"questions.asked": torch.tensor([self._asked])}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self._step = int(state["questions.step"])
-
-
-def reinforce_rows(answered: Sequence[Answered]) -> tuple[list[tuple[list[int], list[int], float]], int]:
-    """Return (ids, mask, advantage) for each sample whose advantage is not zero, and the chosen tokens of all samples.
-
-    `ids` is prompt and completion; `mask` is 1 on the tokens that the model itself chose. The advantage is the sample's
-    reward minus the mean of its question: samples that are all alike teach nothing and are left out.
-    """
-    rows, chosen_tokens = [], 0
-    for item in answered:
-        for completion, reward in zip(item.completions, item.rewards, strict=True):
-            chosen_tokens += sum(completion.mask)
-            if (advantage := reward - item.mean_reward) != 0:
-                mask = [0] * len(item.prompt) + list(completion.mask)
-                rows.append(([*item.prompt, *completion.ids], mask, advantage))
-    return rows, chosen_tokens
-
-
-def _filled_up(rows: list[list[int]], device: torch.device) -> Tensor:
-    """Return the rows (B, T), int64, with zeros behind the shorter ones."""
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
-
-
-def policy_loss(model: GPT, rows: list[tuple[list[int], list[int], float]]) -> Tensor:
-    """Return Σ −advantage · log p(token) over the chosen tokens of the rows, a float32 scalar."""
-    idx = _filled_up([ids for ids, _, _ in rows], model.device)
-    mask = _filled_up([mask for _, mask, _ in rows], model.device)
-    advantages = torch.tensor([advantage for _, _, advantage in rows], device=model.device)
-    targets = torch.where(mask[:, 1:] == 1, idx[:, 1:], IGNORED)
-    return loss_sum(model, idx[:, :-1], targets, advantages)
-
-
-def reinforce_steps(sampler: Sampler, spec: RLSpec, micro_rows: int) -> Callable[..., Iterator[StepInfo]]:
-    """Return the generator of RL steps that `training.run.train` drives."""
-
-    def steps(
-        state: TrainState, world: World, settings: LoopSettings, stop_requested: Callable[[], bool]
-    ) -> Iterator[StepInfo]:
-        while state.step < settings.steps:
-            yield _reinforce_step(
-                state, world, settings, sampler, spec.samples_per_question, micro_rows, stop_requested()
-            )
-
-    return steps
-
-
-def _reinforce_step(
-    state: TrainState,
-    world: World,
-    settings: LoopSettings,
-    sampler: Sampler,
-    num_samples: int,
-    micro_rows: int,
-    stop_requested: bool,
-) -> StepInfo:
-    """Answer the step's questions, learn from the rewards, and say how it went."""
-    started = time.perf_counter()
-    questions, seeds = state.loader.next_questions()
-    answered = sampler.answer(questions, seeds, num_samples)
-    rows, chosen_tokens = reinforce_rows(answered)
-    rewards = sum(sum(item.rewards) for item in answered)
-    counts = [chosen_tokens, rewards, len(questions) * num_samples, float(stop_requested)]
-    numbers = world.sum_(torch.tensor(counts, device=world.device, dtype=world.sum_dtype))
-    tokens, reward_sum, samples, stopping = numbers.tolist()
-    rows.sort(key=lambda row: len(row[0]))
-
-    def add_gradients(at_a_time: int) -> Tensor:
-        """Return this rank's share of the loss; the gradients are those of the same."""
-        total = torch.zeros((), device=world.device, dtype=world.sum_dtype)
-        for first in range(0, len(rows), at_a_time):
-            loss = policy_loss(state.model, rows[first : first + at_a_time]) / max(tokens, 1.0)
-            loss.backward()
-            total += loss.detach()
-        return total
-
-    total = world.sum_(state.halvings.attempt(state.model, micro_rows, add_gradients)).item()
-    rates, multiplier = scheduled_rates(state, settings)
-    norm = update(state, world, total, rates, grad_clip=settings.optimizer.grad_clip)
-    state.tokens += int(tokens)
-    extra = {"rl/reward": reward_sum / samples, "rl/tokens_per_sample": tokens / samples}
-    seconds = time.perf_counter() - started
-    return StepInfo(state.step, total, norm, multiplier, seconds, int(tokens), stopping > 0, extra)
+        self._asked = int(state["questions.asked"])

@@ -63,6 +63,23 @@ def test_own_conversations_that_have_changed_are_another_data_set_and_none_chang
     assert TASK_DATA.params(spec).full["custom_path"] == str(path)
 
 
+@pytest.mark.parametrize(("field", "name"), [("persona_path", "persona"), ("documents_path", "documents")])
+def test_a_persona_or_documents_that_have_changed_are_other_data_and_none_change_nothing(
+    field: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = TASK_DATA.params(recipe("demo")).output
+    assert name not in plain and field not in plain
+    monkeypatch.chdir(tmp_path)
+    spec = with_changes(recipe("demo"), {f"task_data.{field}": "own.txt"})
+    seen = [TASK_DATA.params(spec).output]
+    for text in ("name: Ada", "name: Ida2"):
+        (tmp_path / "own.txt").write_text(text)
+        seen.append(TASK_DATA.params(spec).output)
+        assert seen[-1] == TASK_DATA.params(spec).output
+    assert len({str(output) for output in seen}) == 3
+    assert TASK_DATA.params(spec).full[field] == str(tmp_path / "own.txt")
+
+
 def test_own_conversations_are_meant_as_seen_from_where_the_command_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

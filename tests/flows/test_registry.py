@@ -87,5 +87,6 @@ def test_a_higher_reward_and_a_lower_loss_are_better() -> None:
         "pretrain": False,
         "midtrain": False,
         "sft": False,
+        "dpo": True,
         "rl": True,
     }

@@ -90,7 +90,7 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"sft.conversations": {**MIXTURE, "mixture": [{"task": "CustomJSON"}]}},
-        "sft.conversations.mixture: CustomJSON needs the data set 'custom'; set task_data.custom_path to your JSONL",
+        "sft.conversations.mixture: CustomJSON needs the data set 'custom'; set task_data.custom_path to your file of",
     ),
     (
         {"contamination": {"chat_tasks": ["GSM8K"]}},
@@ -101,6 +101,7 @@ ALONE: list[tuple[dict[str, Any], str]] = [
         "contamination.chat_tasks: unknown task 'Fact' (did you mean 'Facts'",
     ),
     ({"force": ["contamination"]}, "force: the stage contamination is left out of this pipeline"),
+    ({"task_data.persona_path": "/nowhere"}, "task_data.persona_path: there is no '/nowhere' on this machine"),
     ({"task_data.custom_path": "/nowhere"}, "task_data.custom_path: there is no '/nowhere' on this machine"),
     ({"sft.batch_tokens": 4096}, "sft.batch_tokens: the batching is 'padded'; set it to 'bucketed'"),
     (
@@ -242,6 +243,23 @@ def test_dask_is_asked_for_only_where_its_extra_is_installed(monkeypatch: pytest
     assert problems({"launch.shard_tasks": "threads"}) == []
     (problem,) = problems({"launch.shard_tasks": "dask"})
     assert problem.startswith("launch.shard_tasks: 'dask' needs an extra; pip install 'nanochat[dask]'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"evaluate.chat_tasks": ["Identity"]},
+            "evaluate.chat_tasks: Identity needs the data set 'persona'; set task_data.persona_path to your YAML file",
+        ),
+        (
+            {"sft.conversations.mixture": [{"task": "Documents"}]},
+            "sft.conversations.mixture: Documents needs the data set 'documents'; set task_data.documents_path to your",
+        ),
+    ],
+)
+def test_a_task_of_ones_own_data_names_the_field_that_says_where(changes: dict[str, Any], expected: str) -> None:
+    assert [problem for problem in problems(changes) if problem.startswith(expected)]
 
 
 def test_the_tables_say_what_the_code_does(tmp_path: Path) -> None:

@@ -45,3 +45,15 @@ def test_a_number_without_its_mark_is_no_gsm8k_answer() -> None:
     assert not grade({"grading": "marked_number", "answer": "84"}, "It is 84").is_correct
     assert not grade({"grading": "marked_number", "answer": "84"}, "#### 85").is_correct
     assert grade({"grading": "marked_number", "answer": "84"}, "#### 84.").is_correct
+
+
+@pytest.mark.parametrize("grading", ["marked_number", "final_number"])
+@pytest.mark.parametrize("said", ["5", "5.0", "$5", "$5.00", "$ 5", "5."])
+def test_numbers_are_compared_as_such_where_that_is_asked_for(grading: str, said: str) -> None:
+    meta = {"grading": grading, "answer": "5", "compare": "numbers"}
+    assert grade(meta, f"It is #### {said}").is_correct
+    assert grade(meta | {"answer": "$5.0"}, f"It is #### {said}").is_correct
+    assert not grade(meta | {"answer": "5.01"}, f"It is #### {said}").is_correct
+    assert not grade(meta | {"answer": "-5"}, f"It is #### {said}").is_correct
+    assert grade(meta | {"answer": "-1,005"}, "#### -$1,005.00").is_correct
+    assert not grade(meta, "").is_correct and not grade(meta | {"answer": "five"}, f"#### {said}").is_correct

@@ -13,7 +13,7 @@ from flows.report.evaluation.differences import verdict
 from flows.report.evaluation.plots import Dots, EvaluationPlot, Scaling, interval
 from flows.report.layout import NOTHING, Sample, Section, shown
 
-MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "rl": "RL"}
+MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "dpo": "DPO", "rl": "RL"}
 SCORE_TITLES = {
     "core": "CORE",
     "core_partial": "CORE, some of its tasks",

@@ -153,7 +153,7 @@ def _decoded(values: pa.ChunkedArray, path: Path, bad: BadLines, first: int) -> 
 def _read_jsonl(path: Path, bad: BadLines, column: str) -> Documents:
     number = 0
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     text = _text_of(line, column)
@@ -194,7 +194,7 @@ def _text_of(line: bytes, column: str) -> str | NoText:
 def _read_plain(path: Path, bad: BadLines, column: str) -> Documents:
     """Yield pieces of whole paragraphs (blank lines between them), as long as fits."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             data = file.read()
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -211,7 +211,7 @@ def _read_plain(path: Path, bad: BadLines, column: str) -> Documents:
     yield f"piece {count}", piece
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
     """Return the decompressed bytes of a file as a stream."""
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:

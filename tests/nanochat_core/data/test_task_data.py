@@ -16,6 +16,7 @@ from nanochat_core.data.task_data import copy_words, unpack_bundle, words_of_tex
 from nanochat_core.errors import DataError
 from tasks_eval.task import make_task
 from tasks_eval.task_data import TaskData
+from tasks_eval.tasks import documents, identity
 from tests.hub_server import HubServer
 
 ALL = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
@@ -65,6 +66,21 @@ def test_the_users_conversations_are_a_data_set_that_the_task_reads(hub_server: 
     tasks = [make_task("CustomJSON", TaskData.open(folder), split) for split in ("train", "test")]
     found = [task[index]["messages"] for task in tasks for index in range(len(task))]
     assert sorted(map(str, found)) == sorted(map(str, turns)) and all(map(len, tasks))
+
+
+def test_the_users_persona_and_documents_are_data_sets_too(hub_server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "ada.yaml").write_text("{name: Ada, maker: the lab}")
+    (tmp_path / "notes").mkdir()
+    for name in ("a.md", "b.txt"):
+        (tmp_path / "notes" / name).write_text(f"Note {name}")
+    own = {"persona_path": str(tmp_path / "ada.yaml"), "documents_path": str(tmp_path / "notes")}
+    folder = run_stage(tmp_path, hub_server, source="hub", datasets=[], **own)
+    assert index_of(folder) == {
+        "persona": {"persona": ["data/persona/persona.yaml"]},
+        "documents": {"all": ["data/documents/all.parquet"]},
+    }
+    data = TaskData.open(folder)
+    assert len(identity.make(data, "test")) > 20 and len(documents.make(data, "train")) == 1
 
 
 @pytest.mark.hub

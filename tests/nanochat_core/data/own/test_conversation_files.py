@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_core.chat_format import read_jsonl_conversations
 from nanochat_core.data.own.conversation_files import (
     conversation_files,
     copy_conversations,
@@ -50,3 +51,26 @@ def test_the_state_changes_when_a_file_was_written_and_only_then(tmp_path: Path)
     assert first == state_of_conversations(path) is not None
     os.utime(path, ns=(1, 1))
     assert state_of_conversations(path) != first
+
+
+def test_other_formats_are_copied_in_ours_and_ours_byte_for_byte(tmp_path: Path) -> None:
+    alpaca = tmp_path / "alpaca.json"
+    alpaca.write_text(json.dumps([{"instruction": "Grüß", "output": "Hi!"}] * 2))
+    copy_conversations(alpaca, tmp_path / "a")
+    written = tmp_path / "a/data/custom/all.jsonl"
+    messages = [{"role": "user", "content": "Grüß"}, {"role": "assistant", "content": "Hi!"}]
+    assert read_jsonl_conversations(written) == [{"messages": messages}] * 2
+    ours = tmp_path / "ours.jsonl"
+    ours.write_text("  " + LINE + "\n")
+    copy_conversations(ours, tmp_path / "b")
+    assert (tmp_path / "b/data/custom/all.jsonl").read_bytes() == ours.read_bytes()
+
+
+def test_the_splits_of_a_folder_may_be_of_other_kinds(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps([{"instruction": "a", "output": "b"}]))
+    (tmp_path / "train.md").write_text("notes")
+    (tmp_path / "test.jsonl").write_text(LINE)
+    assert {split: path.name for split, path in conversation_files(tmp_path).items()} == {
+        "train": "train.json",
+        "test": "test.jsonl",
+    }

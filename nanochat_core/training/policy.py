@@ -1,0 +1,142 @@
+"""What RL learns from answers: log p of the chosen tokens, weighted by how much better the answer was than its peers.
+
+    rows (ids, mask, advantage) -> model -> states of the chosen tokens only -> Σ −advantage · log p(token)
+
+The log-probabilities are those of the distribution that the tokens were drawn from. With z = h·Uᵀ, t = tanh(z/15),
+s = 15·t/temperature and p = softmax of s over the top_k likeliest tokens, the gradient of −log p(token) with respect
+to z is (p − onehot)·(1 − t²)/temperature, and nothing for the tokens that are left out. It is computed beside the
+loss, some states at a time: the logits of a batch are never all there.
+
+n chosen tokens, C width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from nanochat_core.model.gpt import GPT, LOGIT_CAP
+from nanochat_core.model.memory import LOGIT_ROWS_CPU, LOGIT_ROWS_CUDA
+
+
+class PolicyRow(NamedTuple):
+    """An answer with its prompt in front, as ids; `mask` is 1 on the tokens that are learned.
+
+    `draw_logprobs`: with which log-probability the sampler drew each id; empty where that is not known.
+    """
+
+    ids: Sequence[int]
+    mask: Sequence[int]
+    advantage: float
+    draw_logprobs: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How tokens are drawn from logits: the softmax of logits / temperature, of the `top_k` likeliest (None: all)."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+
+
+class PolicyTerms(NamedTuple):
+    """The loss of some rows (scalar, with its gradient), and log p, entropy and draw's log p of chosen tokens (n,).
+
+    `drawn` is NaN where the sampler's is not known.
+    """
+
+    loss: Tensor
+    logprobs: Tensor
+    entropies: Tensor
+    drawn: Tensor
+
+
+def policy_loss(model: GPT, rows: Sequence[PolicyRow], distribution: Distribution = Distribution()) -> Tensor:
+    """Return Σ −advantage · log p(token) over the chosen tokens of the rows, a float32 scalar."""
+    return policy_terms(model, rows, distribution).loss
+
+
+def policy_terms(model: GPT, rows: Sequence[PolicyRow], distribution: Distribution = Distribution()) -> PolicyTerms:
+    """Return the loss of the rows, and what was found out about their chosen tokens, in the order of the rows."""
+    rows = [PolicyRow(*row) for row in rows]
+    device = model.device
+    idx = _filled_up([row.ids for row in rows], torch.int64).to(device)
+    is_chosen = _filled_up([row.mask for row in rows], torch.bool).to(device)[:, 1:]
+    drawn = _filled_up([row.draw_logprobs or [float("nan")] * len(row.ids) for row in rows], torch.float32).to(device)
+    advantages = torch.tensor([row.advantage for row in rows], device=device)[:, None].expand_as(is_chosen)
+    states = model.hidden(idx[:, :-1])[is_chosen]  # (n, C)
+    loss, logprobs, entropies = _PolicyHead.apply(
+        states, model.lm_head.weight, idx[:, 1:][is_chosen], advantages[is_chosen], (model.vocab_size, distribution)
+    )
+    return PolicyTerms(loss, logprobs, entropies, drawn[:, 1:][is_chosen])
+
+
+def _filled_up(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """Return the rows (B, T), with zeros behind the shorter ones."""
+    return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True)
+
+
+class _PolicyHead(torch.autograd.Function):
+    """Head, soft cap and log-probabilities in one; the gradients of the loss are ready after the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, head: Tensor, targets: Tensor, advantages: Tensor, how: tuple[int, Distribution]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        vocab_size, distribution = how
+        weight = head.detach()[:vocab_size].to(states.dtype)
+        d_states, d_head = torch.zeros_like(states), torch.zeros_like(head)
+        logprobs, entropies = (torch.zeros(len(states), device=states.device) for _ in range(2))
+        rows = LOGIT_ROWS_CPU if states.device.type == "cpu" else LOGIT_ROWS_CUDA
+        for first in range(0, len(states), rows):
+            here = slice(first, first + rows)
+            own = states.detach()[here]
+            d_logits, logprobs[here], entropies[here] = _drawn(own @ weight.T, targets[here], distribution)
+            d_logits = (d_logits * advantages[here, None]).to(weight.dtype)
+            d_states[here] = d_logits @ weight
+            d_head[:vocab_size] += d_logits.T @ own
+        ctx.save_for_backward(d_states, d_head)
+        ctx.mark_non_differentiable(logprobs, entropies)
+        return -(logprobs * advantages).sum(), logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Scale the gradients in place: they are used once."""
+        d_states, d_head = ctx.saved_tensors
+        return d_states.mul_(d_loss.to(d_states.dtype)), d_head.mul_(d_loss), None, None, None
+
+
+def _drawn(raw: Tensor, targets: Tensor, distribution: Distribution) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of raw logits (n, V): the gradient of −log p(target) with respect to them, log p(target) and the entropy.
+
+    A target that this pass ranks behind the top_k, by rounding, is counted with them.
+    """
+    tanh = raw.float().mul_(1 / LOGIT_CAP).tanh_()
+    scaled = tanh * (LOGIT_CAP / distribution.temperature)
+    wanted = targets[:, None]
+    scaled -= scaled.amax(dim=1, keepdim=True)
+    if distribution.top_k is not None and distribution.top_k < scaled.size(1):
+        is_left_out = scaled < scaled.topk(distribution.top_k, dim=1).values[:, -1:]
+        p = torch.exp(scaled).masked_fill_(is_left_out.scatter_(1, wanted, False), 0.0)
+    else:
+        p = torch.exp(scaled)
+    total = p.sum(dim=1, keepdim=True)
+    p /= total
+    logprobs = (scaled.gather(1, wanted) - total.log())[:, 0]
+    entropies = total.log()[:, 0] - (p * scaled).sum(dim=1)
+    d_logits = p.scatter_add_(1, wanted, torch.full_like(total, -1.0))
+    d_logits *= tanh.square_().neg_().add_(1.0).div_(distribution.temperature)
+    return d_logits, logprobs, entropies
+
+
+def discrepancy(logprobs: Tensor, drawn: Tensor) -> Tensor:
+    """Return an estimate of KL(sampling ‖ training) from each drawn token's log-probability in both: never negative.
+
+    With r = p_training / p_sampling, r − 1 − log r has the expectation of −log r and less noise (Schulman 2020,
+    "Approximating KL divergence").
+    """
+    log_ratio = logprobs - drawn
+    return torch.expm1(log_ratio) - log_ratio
