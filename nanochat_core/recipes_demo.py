@@ -119,12 +119,21 @@ def _local_evaluate() -> EvaluateSpec:
 
 def _hub_midtrain() -> FinetuneSpec:
     return FinetuneSpec(
-        conversations=_conversations(200, SmolTalk=4000, MMLU=1000, GSM8K=1000, SimpleSpelling=2000, SpellingBee=500),
+        conversations=_conversations(
+            200,
+            SmolTalk=1500,
+            MMLU=600,
+            GSM8K=600,
+            SimpleSpelling=1000,
+            SpellingBee=300,
+            Arithmetic=5000,
+            Spelling=8000,
+        ),
         batching="stream",
         batch_rows=8,
-        steps=300,
-        validation_every=100,
-        evaluators=(_hub_chatcore(every=150),),
+        steps=420,
+        validation_every=140,
+        evaluators=(_hub_chatcore(every=210),),
         runtime=RUNTIME,
     )
 
@@ -132,7 +141,15 @@ def _hub_midtrain() -> FinetuneSpec:
 def _hub_sft() -> FinetuneSpec:
     return FinetuneSpec(
         conversations=_conversations(
-            200, ARC_Easy=500, ARC_Challenge=500, GSM8K=500, SmolTalk=1000, SimpleSpelling=300, SpellingBee=300
+            200,
+            ARC_Easy=400,
+            ARC_Challenge=400,
+            GSM8K=400,
+            SmolTalk=600,
+            SimpleSpelling=300,
+            SpellingBee=200,
+            Arithmetic=1500,
+            Spelling=1500,
         ),
         optimizer=OptimizerSpec(lr_scale=0.5, warmdown_ratio=0.8),
         batch_rows=16,
@@ -161,7 +178,7 @@ def _hub_evaluate() -> EvaluateSpec:
     return EvaluateSpec(
         core_examples=8,
         bpb_tokens=65_536,
-        chat_tasks=("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"),
+        chat_tasks=("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee", "Arithmetic", "Spelling"),
         chat_examples=32,
         max_new_tokens=64,
     )

@@ -2,8 +2,9 @@
 
 LongArithmetic has three operands as large as those of two: more to copy than SFT shows, for RL to practise.
 
-Question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84». Which operands belong to testing is
-decided by a hash of the sorted operands, so a question and its mirror image are never in both splits.
+In the format of GSM8K: question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84», and the last line
+«#### 84». Which operands belong to testing is decided by a hash of the sorted operands, so a question and its mirror
+image are never in both splits.
 """
 
 import random
@@ -13,7 +14,7 @@ from tasks_eval.splits import split_of
 from tasks_eval.task import Split, Task
 from tasks_eval.task_data import TaskData
 
-VERSION = 1
+VERSION = 2  # the last line is that of GSM8K
 SIZES: dict[Split, int] = {"train": 100_000, "test": 5_000}
 LARGEST = {2: 100, 3: 20}  # largest operand, by number of operands
 LARGEST_OF_LONG = 100
@@ -33,7 +34,7 @@ def make(data: TaskData, split: Split) -> Task:
     def example(index: int) -> Conversation:
         return arithmetic_example(index, split)
 
-    return Task("Arithmetic", "generative", split, SIZES[split], example, grading="final_number", version=VERSION)
+    return Task("Arithmetic", "generative", split, SIZES[split], example, grading="marked_number", version=VERSION)
 
 
 def make_long(data: TaskData, split: Split) -> Task:
@@ -41,7 +42,7 @@ def make_long(data: TaskData, split: Split) -> Task:
         rng = random.Random(f"long arithmetic {split} {index}")
         return worked_example(rng, draw_operands(rng, split, count=3, largest=LARGEST_OF_LONG))
 
-    return Task("LongArithmetic", "generative", split, SIZES[split], example, grading="final_number", version=VERSION)
+    return Task("LongArithmetic", "generative", split, SIZES[split], example, grading="marked_number", version=VERSION)
 
 
 def arithmetic_example(index: int, split: Split) -> Conversation:
@@ -61,7 +62,7 @@ def worked_example(rng: random.Random, operands: list[int]) -> Conversation:
         {"type": "text", "text": f"{expression} = "},
         {"type": "python", "text": expression},
         {"type": "python_output", "text": result},
-        {"type": "text", "text": result},
+        {"type": "text", "text": f"{result}\n#### {result}"},
     ]
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": parts}]
     return {"messages": messages, "answer": result, "operands": operands}

@@ -13,7 +13,8 @@ from tasks_eval.tasks.local_arithmetic import PHRASINGS, arithmetic_example, eva
 def test_the_answer_is_what_the_calculator_says(index: int, split: Split) -> None:
     text, call, output, final = arithmetic_example(index, split)["messages"][1]["content"]
     assert [part["type"] for part in (text, call, output, final)] == ["text", "python", "python_output", "text"]
-    assert calculate(call["text"]) == output["text"] == final["text"]
+    assert calculate(call["text"]) == output["text"]
+    assert final["text"] == f"{output['text']}\n#### {output['text']}"
     assert text["text"] == f"{call['text']} = "
 
 
