@@ -59,7 +59,7 @@ def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
 def _local_midtrain() -> FinetuneSpec:
     return FinetuneSpec(
         conversations=_conversations(
-            200, Arithmetic=5000, Spelling=16_000, CountLetters=2000, Facts=1000, Greetings=50
+            200, Arithmetic=5000, Spelling=16_000, CountLetters=2000, Facts=1000, Greetings=50, Identity=500
         ),
         batching="stream",
         batch_rows=16,
@@ -81,7 +81,9 @@ def _hub_chatcore(every: int) -> EvaluatorSpec:
 
 def _local_sft() -> FinetuneSpec:
     return FinetuneSpec(
-        conversations=_conversations(200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20),
+        conversations=_conversations(
+            200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20, Identity=200
+        ),
         optimizer=OptimizerSpec(lr_scale=0.3, warmdown_ratio=0.8),
         batch_rows=32,
         steps=120,
@@ -111,7 +113,7 @@ def _local_evaluate() -> EvaluateSpec:
     return EvaluateSpec(
         core_examples=0,
         bpb_tokens=65_536,
-        chat_tasks=("Arithmetic", "LongArithmetic", "Spelling", "CountLetters", "Facts"),
+        chat_tasks=("Arithmetic", "LongArithmetic", "Spelling", "CountLetters", "Facts", "Identity"),
         chat_examples=500,
         max_new_tokens=64,
     )
@@ -119,7 +121,9 @@ def _local_evaluate() -> EvaluateSpec:
 
 def _hub_midtrain() -> FinetuneSpec:
     return FinetuneSpec(
-        conversations=_conversations(200, SmolTalk=4000, MMLU=1000, GSM8K=1000, SimpleSpelling=2000, SpellingBee=500),
+        conversations=_conversations(
+            200, SmolTalk=4000, MMLU=1000, GSM8K=1000, SimpleSpelling=2000, SpellingBee=500, Identity=500
+        ),
         batching="stream",
         batch_rows=8,
         steps=300,
@@ -132,7 +136,14 @@ def _hub_midtrain() -> FinetuneSpec:
 def _hub_sft() -> FinetuneSpec:
     return FinetuneSpec(
         conversations=_conversations(
-            200, ARC_Easy=500, ARC_Challenge=500, GSM8K=500, SmolTalk=1000, SimpleSpelling=300, SpellingBee=300
+            200,
+            ARC_Easy=500,
+            ARC_Challenge=500,
+            GSM8K=500,
+            SmolTalk=1000,
+            SimpleSpelling=300,
+            SpellingBee=300,
+            Identity=200,
         ),
         optimizer=OptimizerSpec(lr_scale=0.5, warmdown_ratio=0.8),
         batch_rows=16,
@@ -161,7 +172,7 @@ def _hub_evaluate() -> EvaluateSpec:
     return EvaluateSpec(
         core_examples=8,
         bpb_tokens=65_536,
-        chat_tasks=("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"),
+        chat_tasks=("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee", "Identity"),
         chat_examples=32,
         max_new_tokens=64,
     )
