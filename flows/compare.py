@@ -31,8 +31,8 @@ CURVES = {
     "val/margin": "margin of chosen over rejected",
     "val/accuracy": "pairs ranked right",
 }
-LOWER_IS_BETTER = ("bpb", "loss")
-HIGHER_IS_BETTER = ("accuracy", "core", "reward", "margin", "pass_at", "tokens_per_second")
+LOWER_IS_BETTER = ("bpb", "loss", "false_decline_rate")
+HIGHER_IS_BETTER = ("accuracy", "core", "decline_rate", "reward", "margin", "pass_at", "tokens_per_second")
 NO_SCORES = ("first", "before", "bigram")  # where a stage began, and what it is measured by
 COLORS = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright_yellow", "bright_cyan")
 PAGE_COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b", "#8b6fd6", "#b59a1b")

@@ -1,7 +1,7 @@
 """`nanochat eval`: measure any model in any of the ways there are, and hold it against another."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from flows.terminal import console, in_one_line, tell
 from nanochat_core import paths
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import EvaluateSpec, LaunchSpec, parse_params
+
+if TYPE_CHECKING:
+    from flows.stage import StageOutcome
 
 NO_TOOL, TASK_DATA, AGAIN = "none", "task_data", "again"
 DRAWN_AT = 1.0  # temperature of several answers, where none is given
@@ -73,6 +76,11 @@ def evaluate(
     )
     tell(f"{model}: {found.outcome.folder}")
     print_scores(evaluation.score_rows(found.outcome.metrics, evaluation.scores_of(found.outcome)))
+    outcomes = {evaluation.short_of(model): found.outcome}
+    if against and found.other:
+        rival = evaluation.short_of(against)
+        outcomes[rival if against != model else f"{rival} (the other)"] = found.other
+    print_gallery(outcomes)
     if against and found.pairs:
         console.print(terminal_table(found.pairs, evaluation.short_of(model), evaluation.short_of(against)))
     tell(f"Each answer: {found.page}")
@@ -98,6 +106,15 @@ def print_scores(rows: list[tuple[str, str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_gallery(outcomes: "dict[str, StageOutcome]") -> None:
+    """Print what the models said to the same questions, where they were asked."""
+    from flows.report.evaluation.gallery import read_gallery, terminal_gallery
+
+    found = {name: gallery for name, outcome in outcomes.items() if (gallery := read_gallery(outcome.folder))}
+    if found:
+        console.print(terminal_gallery(found))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import EvaluateSpec, ModelName, PipelineSpec
 
 Measure = Literal["core", "bpb", "samples", "chat"]
-VERSION = 2  # answers are kept as parquet, with prompts and likelihoods
+VERSION = 3  # gallery.json; intervals of the parts of a task, rates of identity
 MODULE = "tasks_eval.run"
 MEASURES: Mapping[ModelName, tuple[Measure, ...]] = {
     "base": ("core", "bpb", "samples"),

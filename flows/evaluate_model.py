@@ -46,11 +46,12 @@ Target = Lineage | Endpoint  # a model that can be asked
 @dataclass(frozen=True)
 class Evaluated:
     """A finished evaluation, the page that shows each of its answers and, where it was held against another, the paired
-    differences, the overall one last."""
+    differences, the overall one last, and the other model's evaluation."""
 
     outcome: StageOutcome
     page: Path
     pairs: Sequence[Pair] = ()
+    other: StageOutcome | None = None
 
 
 def name_run() -> str:
@@ -102,7 +103,7 @@ def evaluate_model(
         again=again,
     )
     page = write_page(base, {against if against != model else f"{against} (the other)": other.outcome, model: outcome})
-    return Evaluated(outcome, page, compare(outcome, other.outcome, model, against))
+    return Evaluated(outcome, page, compare(outcome, other.outcome, model, against), other.outcome)
 
 
 def find_target(reference: str, base: Path, *, needs_data: bool = True) -> Target:
@@ -271,29 +272,33 @@ def write_page(base: Path, outcomes: Mapping[str, StageOutcome]) -> Path:
 
 
 def scores_of(outcome: StageOutcome) -> dict[str, Any]:
-    """Return the scores of each task."""
-    tasks: dict[str, Any] = artifacts.read_json(outcome.folder / "result.json")["details"]["tasks"]
-    return tasks
+    """Return what scores.json says."""
+    scores: dict[str, Any] = artifacts.read_json(outcome.folder / "result.json")["details"]
+    return scores
 
 
-def score_rows(metrics: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (what, value): means with their standard error, tasks with 95 % interval and number of questions.
+def score_rows(metrics: Mapping[str, Any], scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, value): means with standard error, rates and tasks with 95 % interval and number of questions.
 
     >>> metrics = {"core_partial": 0.5, "core_stderr": 0.02, "accuracy/Facts": 0.75, "pass_at_8/Facts": 0.875}
-    >>> score_rows(metrics, {"Facts": {"accuracy": 0.75, "low": 0.71, "high": 0.79, "n": 500}})
+    >>> score_rows(metrics, {"tasks": {"Facts": {"accuracy": 0.75, "low": 0.71, "high": 0.79, "n": 500}}})
     [('core_partial', '0.5000, s.e. 0.0200'), ('Facts', '75.0% (71.0 to 79.0) of 500'), ('Facts, pass@8', '87.5%')]
     """
-    rows = []
+    rows, rates = [], scores.get("identity", {})
     for name, value in metrics.items():
         number, _, task = name.partition("/")
-        if not task and not number.endswith("_stderr"):
+        if name in rates:
+            rows.append((name, with_interval(value, rates[name])))
+        elif not task and not number.endswith("_stderr"):
             error = metrics.get(f"{number.removesuffix('_partial')}_stderr")
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
             rows.append((name, f"{shown}, s.e. {error:.4f}" if isinstance(error, float) else shown))
         elif number == "accuracy":
-            row = tasks[task]
-            interval = f"({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-            rows.append((task, f"{row['accuracy']:.1%} {interval} of {row['n']:,}"))
+            rows.append((task, with_interval(value, scores["tasks"][task])))
         elif number.startswith("pass_at_"):
             rows.append((f"{task}, pass@{number.removeprefix('pass_at_')}", f"{value:.1%}"))
     return rows
+
+
+def with_interval(value: float, row: Mapping[str, Any]) -> str:
+    return f"{value:.1%} ({100 * row['low']:.1f} to {100 * row['high']:.1f}) of {row['n']:,}"

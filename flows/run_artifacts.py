@@ -15,7 +15,7 @@ from flows.stage import StageOutcome
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError
 
-LOWER_IS_BETTER = ("bpb",)
+LOWER_IS_BETTER = ("bpb", "false_decline_rate")
 MODEL_STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
 Scores = dict[str, float]
 

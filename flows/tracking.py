@@ -30,7 +30,7 @@ from flows.tracking_writer import Writer
 from nanochat_core.specs import PipelineSpec
 
 FINISH_SECONDS = 20.0
-SMALL_FILES = ("result.json", "scores.json", "spec.json")
+SMALL_FILES = ("result.json", "scores.json", "gallery.json", "spec.json")
 ANSWERS = "records/*.parquet"  # of an evaluation, a file a task
 MODELS = ("pretrain", "midtrain", "sft", "dpo", "rl")  # stages whose output is registered as a model
 __all__ = ["StageTrack", "Tracker", "reconcile"]

@@ -42,6 +42,9 @@ COMPARED = (  # of a stage's headline metrics, what the parent run shows: its pa
     "core",
     "bpb_validation",
     "chatcore",
+    "identity_accuracy",
+    "decline_rate",
+    "false_decline_rate",
     "reward_after",
 )
 DERIVED = {

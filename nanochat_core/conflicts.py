@@ -37,13 +37,13 @@ TASK_DATASETS = {  # the data set that a task of ours reads; those that are not 
     "Documents": "documents",
     "GSM8K": "gsm8k",
     "HumanEval": "humaneval",
-    "Identity": "persona",
     "MMLU": "mmlu",
     "SimpleSpelling": "words",
     "SmolTalk": "smoltalk",
     "Spelling": "words",
     "SpellingBee": "words",
 }
+WITH_PERSONA = ("Identity",)  # they read the data set `persona`, or else the one that comes with the package
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # as in tasks_eval/evaluators.py
 OWN_DATASETS = {  # data sets of the user's own: the field that says where, and what is there
     "custom": ("custom_path", "file of conversations"),
@@ -110,7 +110,7 @@ def of_evaluation(spec: PipelineSpec, measures: Collection[str], *, gpus: int, k
     `measures`: core, bpb, samples, chat. `knows_context`: the shape is the model's; that of a remote one is unknown.
     """
     part, data = spec.evaluate, spec.task_data
-    problems: list[str] = []
+    problems = list(_gallery(part))
     if "core" in measures:
         problems += _core(part, data)
     if "chat" in measures:
@@ -124,7 +124,7 @@ def tasks_with_data(data: TaskDataSpec) -> tuple[str, ...]:
     """Return the tasks of ours that can be graded and have their data; without the Hub, all that needs none as well."""
     names = sorted(set(entry_points(group="nanochat.tasks").names) - set(UNGRADED))
     if data.source == "hub":
-        return tuple(name for name in names if TASK_DATASETS.get(name) in data.datasets)
+        return tuple(name for name in names if TASK_DATASETS.get(name) in data.datasets or name in WITH_PERSONA)
     return tuple(name for name in names if TASK_DATASETS.get(name, "words") == "words")
 
 
@@ -342,6 +342,7 @@ def _evaluators_of(spec: PipelineSpec) -> dict[str, tuple[EvaluatorSpec, ...]]:
 
 
 def _evaluation(part: EvaluateSpec, spec: PipelineSpec) -> Iterator[str]:
+    yield from _gallery(part)
     yield from _chat_tasks(part, spec.task_data)
     yield from _answers("evaluate.max_new_tokens", part.max_new_tokens, spec.pretrain.model.sequence_len)
     yield from _core(part, spec.task_data)
@@ -358,6 +359,12 @@ def _chat_tasks(part: EvaluateSpec, data: TaskDataSpec) -> Iterator[str]:
     yield from _missing_data("evaluate.chat_tasks", tasks, data)
     if part.num_samples > 1 and not part.temperature:
         yield f"evaluate.num_samples: {part.num_samples} answers at temperature 0 are all the same; raise temperature"
+
+
+def _gallery(part: EvaluateSpec) -> Iterator[str]:
+    prompts = part.gallery_prompts
+    if twice := sorted({prompt for prompt in prompts if prompts.count(prompt) > 1}):
+        yield f"evaluate.gallery_prompts: {', '.join(map(repr, twice))} is there more than once; ask it once"
 
 
 def _tool(part: EvaluateSpec) -> Iterator[str]:

@@ -78,6 +78,7 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
         ("SmolTalk", None, 1),
         ("MMLU", None, 1),
         ("GSM8K", None, 1),
+        ("Identity", 1000, 2),
         ("SimpleSpelling", 200_000, 1),
         ("SpellingBee", 80_000, 1),
     )
@@ -86,6 +87,7 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
         ("ARC-Challenge", None, 1),
         ("GSM8K", None, 1),
         ("SmolTalk", 10_000, 1),
+        ("Identity", 1000, 1),
         ("SimpleSpelling", 300, 1),
         ("SpellingBee", 300, 1),
     )
@@ -108,7 +110,7 @@ def _classic(name: str, depth: int, train_shards: int) -> PipelineSpec:
             evaluators=CHAT_WHILE_TRAINING,
         ),
         rl=_rl(),
-        evaluate=EvaluateSpec(chat_tasks=CHAT_TASKS),
+        evaluate=EvaluateSpec(chat_tasks=(*CHAT_TASKS, "Identity")),
         contamination=ContaminationSpec(),
     )
 

@@ -59,7 +59,7 @@ def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
 def _local_midtrain() -> FinetuneSpec:
     return FinetuneSpec(
         conversations=_conversations(
-            200, Arithmetic=5000, Spelling=16_000, CountLetters=2000, Facts=1000, Greetings=50
+            200, Arithmetic=5000, Spelling=16_000, CountLetters=2000, Facts=1000, Greetings=50, Identity=500
         ),
         batching="stream",
         batch_rows=16,
@@ -81,7 +81,9 @@ def _hub_chatcore(every: int) -> EvaluatorSpec:
 
 def _local_sft() -> FinetuneSpec:
     return FinetuneSpec(
-        conversations=_conversations(200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20),
+        conversations=_conversations(
+            200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20, Identity=200
+        ),
         optimizer=OptimizerSpec(lr_scale=0.3, warmdown_ratio=0.8),
         batch_rows=32,
         steps=120,
@@ -111,7 +113,7 @@ def _local_evaluate() -> EvaluateSpec:
     return EvaluateSpec(
         core_examples=0,
         bpb_tokens=65_536,
-        chat_tasks=("Arithmetic", "LongArithmetic", "Spelling", "CountLetters", "Facts"),
+        chat_tasks=("Arithmetic", "LongArithmetic", "Spelling", "CountLetters", "Facts", "Identity"),
         chat_examples=500,
         max_new_tokens=64,
     )
@@ -127,13 +129,14 @@ def _hub_midtrain() -> FinetuneSpec:
             SimpleSpelling=1000,
             SpellingBee=300,
             Arithmetic=5000,
-            Spelling=8000,
+            Spelling=16_000,
+            Identity=500,
         ),
         batching="stream",
         batch_rows=8,
-        steps=420,
-        validation_every=140,
-        evaluators=(_hub_chatcore(every=210),),
+        steps=540,
+        validation_every=180,
+        evaluators=(_hub_chatcore(every=270),),
         runtime=RUNTIME,
     )
 
@@ -149,13 +152,15 @@ def _hub_sft() -> FinetuneSpec:
             SimpleSpelling=300,
             SpellingBee=200,
             Arithmetic=1500,
-            Spelling=1500,
+            Spelling=3000,
+            Identity=200,
         ),
         optimizer=OptimizerSpec(lr_scale=0.5, warmdown_ratio=0.8),
+        batching="packed",
         batch_rows=16,
-        steps=150,
-        validation_every=75,
-        evaluators=(_hub_chatcore(every=75),),
+        steps=120,
+        validation_every=60,
+        evaluators=(_hub_chatcore(every=60),),
         runtime=RUNTIME,
     )
 
@@ -178,7 +183,17 @@ def _hub_evaluate() -> EvaluateSpec:
     return EvaluateSpec(
         core_examples=8,
         bpb_tokens=65_536,
-        chat_tasks=("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee", "Arithmetic", "Spelling"),
+        chat_tasks=(
+            "ARC-Easy",
+            "ARC-Challenge",
+            "MMLU",
+            "GSM8K",
+            "HumanEval",
+            "SpellingBee",
+            "Arithmetic",
+            "Spelling",
+            "Identity",
+        ),
         chat_examples=32,
         max_new_tokens=64,
     )

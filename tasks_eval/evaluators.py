@@ -20,7 +20,7 @@ from tasks_eval.chat import Sampling
 from tasks_eval.core.bundle import LABELS, read_bundle
 from tasks_eval.core.score import choose_tasks
 from tasks_eval.plan import chat_questions, core_questions, graded_tasks
-from tasks_eval.scores import centered, mean_centered, standard_error
+from tasks_eval.scores import ASIDE, centered, mean_centered, standard_error
 from tasks_eval.task_data import TaskData
 
 CHEAP_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU")  # of ChatCORE, those that need one forward pass a question
@@ -101,7 +101,8 @@ def chatcore(spec: EvaluatorSpec, task_data: Path) -> TaskEvaluator:
 
 
 def metrics_of(name: str, answers: Sequence[Answer], baselines: Mapping[str, float]) -> dict[str, float]:
-    """Return TASK/accuracy and TASK/stderr of each task, and under `name` the mean of the centred accuracies.
+    """Return TASK/accuracy and TASK/stderr of each task, and under `name` the mean of the centred accuracies of those
+    that are not ASIDE, if there are any.
 
     >>> answers = [{"task": "piqa", "correct": correct} for correct in (True, True, True, False)]
     >>> metrics_of("core_partial", answers, {"piqa": 0.5})
@@ -113,6 +114,9 @@ def metrics_of(name: str, answers: Sequence[Answer], baselines: Mapping[str, flo
         values = [float(answer["correct"]) for answer in answers if answer["task"] == task]
         accuracy, stderr = sum(values) / len(values), standard_error(values)
         metrics |= {f"{task}/accuracy": accuracy, f"{task}/stderr": stderr}
-        rows[task] = {"centered": centered(accuracy, baseline), "stderr": stderr, "baseline": baseline}
+        if task not in ASIDE:
+            rows[task] = {"centered": centered(accuracy, baseline), "stderr": stderr, "baseline": baseline}
+    if not rows:
+        return metrics
     value, error = mean_centered(rows)
     return metrics | {name: value, f"{name}_stderr": error}

@@ -28,20 +28,25 @@ class Plan:
     chat: Sequence[QuestionSet] = ()
     splits: Sequence[Split] = ()  # whose bits per byte are measured
     has_samples: bool = False
+    has_gallery: bool = False
 
     @property
     def questions(self) -> int:
         return sum(questions.count for questions in (*self.core, *self.chat))
 
 
-def plan_of(spec: EvaluateSpec, measures: Sequence[Measure], data: TaskData) -> Plan:
-    """Return what to measure. Raises SpecError for a task that is unknown or cannot be graded, DataError where its data
-    is not there or bad, NanochatError where code is to be run and the machine cannot shut it in."""
+def plan_of(spec: EvaluateSpec, measures: Sequence[Measure], data: TaskData, *, answers_chats: bool = True) -> Plan:
+    """Return what to measure; without the gallery where it is not known that the model `answers_chats`.
+
+    Raises SpecError for a task that is unknown or cannot be graded, DataError where its data is not there or bad,
+    NanochatError where code is to be run and the machine cannot shut it in.
+    """
     return Plan(
         core=plan_core(spec, data) if "core" in measures else (),
         chat=plan_chat(spec, data) if "chat" in measures else (),
         splits=("train", "validation") if "bpb" in measures and spec.bpb_tokens else (),
         has_samples="samples" in measures,
+        has_gallery=bool(spec.gallery_prompts) and (answers_chats or "chat" in measures),
     )
 
 

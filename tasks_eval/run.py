@@ -2,8 +2,9 @@
 
     torchrun -m tasks_eval.run FOLDER/spec.json
 
-`measures` says what: CORE, bits per byte, samples, chat tasks. The model is a finished stage's, or answers behind a URL
-(`endpoint`). Killed, the evaluation goes on where it was; the result does not depend on the number of ranks.
+`measures` says what: CORE, bits per byte, samples, chat tasks; the gallery comes with all. The model is a finished
+stage's, or answers behind a URL (`endpoint`). Killed, the evaluation goes on where it was; the result does not depend
+on the number of ranks.
 """
 
 import shutil
@@ -22,9 +23,11 @@ from nanochat_core.specs import EvaluateSpec, parse_params
 from nanochat_core.training.validate import measure_bpb
 from tasks_eval.blocks import Answering, Report
 from tasks_eval.core.score import core_summary
+from tasks_eval.gallery import FILE as GALLERY_FILE
+from tasks_eval.gallery import Gallery, ask_gallery
 from tasks_eval.plan import Plan, Split, plan_of
 from tasks_eval.records import write_records
-from tasks_eval.scores import chatcore
+from tasks_eval.scores import chatcore, identity_rates
 from tasks_eval.task_data import TaskData
 
 LOGS = "log"
@@ -47,15 +50,20 @@ def main() -> None:
 
 
 def evaluate(folder: StageFolder) -> None:
-    """Measure the model, write records/, scores.json and result.json; raises NanochatError for a bad spec or data."""
+    """Measure the model, write records/, gallery.json, scores.json and result.json.
+
+    Raises NanochatError for a bad spec or data.
+    """
     params = dict(folder.request.params)
     params.pop("model_name", None)
     measures, endpoint = params.pop("measures"), params.pop("endpoint", None)
     spec = parse_params(EvaluateSpec, params)
-    plan = plan_of(spec, measures, TaskData.open(folder.input("task_data")))
+    data = TaskData.open(folder.input("task_data"))
+    plan = plan_of(spec, measures, data, answers_chats=endpoint is None)
     (folder.path / "records").mkdir(exist_ok=True)
     with joined_world() as world:
         model: TextModel = EndpointModel(**endpoint) if endpoint else _model_of(folder, spec, world)
+        gallery = ask_gallery(model, spec) if plan.has_gallery and world.is_main else None
         with progress(folder.path, world, plan.questions) as report:
             answering = Answering(model, world, folder.path / LOGS, report)
             scores = measure(plan, answering, folder.path)
@@ -65,7 +73,7 @@ def evaluate(folder: StageFolder) -> None:
                     metrics.write(step=plan.questions, progress="measuring bits per byte")
             scores["bpb"] = _measure_bpb(folder, spec, world, plan.splits)
         if world.is_main:
-            write_scores(folder, scores)
+            write_scores(folder, scores, gallery)
         world.barrier()
 
 
@@ -89,8 +97,10 @@ def measure(plan: Plan, answering: Answering, folder: Path) -> Scores:
     scores: Scores = {"tasks": summaries}
     if plan.core:
         scores["core"] = core_summary({part.name: summaries[part.name] for part in plan.core})
-    if plan.chat:
-        scores["chatcore"] = chatcore({part.name: summaries[part.name] for part in plan.chat})
+    if mean := chatcore({part.name: summaries[part.name] for part in plan.chat}):
+        scores["chatcore"] = mean
+    if "Identity" in summaries:
+        scores["identity"] = identity_rates(summaries["Identity"]["groups"])
     if plan.has_samples:
         scores["samples"] = greedy_samples(answering.model)
     return scores
@@ -132,16 +142,20 @@ def progress(folder: Path, world: World, total: int) -> Iterator[Report]:
         yield report
 
 
-def write_scores(folder: StageFolder, scores: Scores) -> None:
-    """Write scores.json and result.json, and throw the logs of the answers away."""
+def write_scores(folder: StageFolder, scores: Scores, gallery: Gallery | None = None) -> None:
+    """Write scores.json, gallery.json and result.json, and throw the logs of the answers away."""
+    outputs = [*(f"records/{name}.parquet" for name in scores["tasks"]), "scores.json"]
     write_json(folder.path / "scores.json", scores)
-    records = [f"records/{name}.parquet" for name in scores["tasks"]]
-    folder.write_result(headline(scores), [*records, "scores.json"], scores)
+    if gallery is not None:
+        write_json(folder.path / GALLERY_FILE, gallery)
+        outputs.append(GALLERY_FILE)
+    folder.write_result(headline(scores), outputs, scores)
     shutil.rmtree(folder.path / LOGS, ignore_errors=True)
 
 
 def headline(scores: Scores) -> dict[str, float]:
-    """Return the scores as flat metrics: core, core_stderr, chatcore, bpb_validation, accuracy/TASK, stderr/TASK, …"""
+    """Return the scores as flat metrics: core, core_stderr, chatcore, bpb_validation, identity_accuracy, decline_rate,
+    accuracy/TASK, stderr/TASK, …"""
     metrics: dict[str, float] = {}
     if summary := scores.get("core"):
         name = "core" if "core" in summary else "core_partial"
@@ -149,6 +163,7 @@ def headline(scores: Scores) -> dict[str, float]:
     metrics |= {f"bpb_{split}": value for split, value in scores.get("bpb", {}).items()}
     if summary := scores.get("chatcore"):
         metrics |= {"chatcore": summary["value"], "chatcore_stderr": summary["stderr"]}
+    metrics |= {name: row["value"] for name, row in scores.get("identity", {}).items()}
     for name, row in scores["tasks"].items():
         metrics |= {f"{number}/{name}": row[number] for number in ("accuracy", "stderr", "n")}
         if curve := row.get("curve"):

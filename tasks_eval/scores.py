@@ -9,6 +9,12 @@ from scipy.special import stdtrit
 
 from tasks_eval.records import Record
 
+ASIDE = ("Identity",)  # tasks whose accuracy is no part of a mean over tasks
+RATES = {  # of the task Identity: the part that each rate is of, and whether it counts what is wrong
+    "identity_accuracy": ("identity", False),
+    "decline_rate": ("decline", False),
+    "false_decline_rate": ("harmless", True),
+}
 CONFIDENCE = 0.95
 Z95 = 1.959964  # the normal distribution's quantile at 0.975
 
@@ -56,14 +62,34 @@ def share_right(records: Sequence[Record]) -> float:
 
 
 def groups(questions: Sequence[Sequence[Record]]) -> dict[str, dict[str, Any]]:
-    """Return {group: {"n", "accuracy", "stderr"}}, by name."""
+    """Return {group: {"n", "accuracy", "stderr", "low", "high"}}, by name."""
     values: dict[str, list[float]] = {}
     for records in questions:
         values.setdefault(records[0].group, []).append(share_right(records))
     return {
         name: {"n": len(own), "accuracy": sum(own) / len(own), "stderr": standard_error(own)}
+        | dict(zip(("low", "high"), interval(own), strict=True))
         for name, own in sorted(values.items())
     }
+
+
+def identity_rates(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return {rate: {"n", "value", "stderr", "low", "high"}} of the task Identity, from the `groups` of its summary.
+
+    A persona that declines nothing has no decline rate. A harmless question counts as declined where nothing is said.
+
+    >>> harmless = {"n": 10, "accuracy": 0.75, "stderr": 0.125, "low": 0.5, "high": 0.875}
+    >>> identity_rates({"harmless": harmless})
+    {'false_decline_rate': {'n': 10, 'value': 0.25, 'stderr': 0.125, 'low': 0.125, 'high': 0.5}}
+    """
+    rates = {}
+    for name, (part, counts_wrong) in RATES.items():
+        if row := parts.get(part):
+            value, low, high = row["accuracy"], row["low"], row["high"]
+            if counts_wrong:
+                value, low, high = 1 - value, 1 - high, 1 - low
+            rates[name] = {"n": row["n"], "value": value, "stderr": row["stderr"], "low": low, "high": high}
+    return rates
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -171,11 +197,15 @@ def mean_centered(tasks: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]
 
 
 def chatcore(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return ChatCORE: the mean centred accuracy of the tasks that ran, with their list; it means nothing without.
+    """Return ChatCORE: the mean centred accuracy of the tasks that ran but for those ASIDE, with their list; it means
+    nothing without. Nothing where there is no such task.
 
     >>> row = {"stderr": 0.0, "baseline": 0.0}
     >>> chatcore({"A": row | {"centered": 0.5}, "B": row | {"centered": 0.0}})
     {'value': 0.25, 'stderr': 0.0, 'tasks': ['A', 'B']}
     """
-    value, stderr = mean_centered(tasks)
-    return {"value": value, "stderr": stderr, "tasks": list(tasks)}
+    counted = {name: row for name, row in tasks.items() if name not in ASIDE}
+    if not counted:
+        return {}
+    value, stderr = mean_centered(counted)
+    return {"value": value, "stderr": stderr, "tasks": list(counted)}

@@ -81,7 +81,7 @@ class TaskData:
     def _entry(self, dataset: str, part: str) -> Any:
         if dataset not in self.datasets:
             known = ", ".join(sorted(self.datasets)) or "nothing"
-            field = {"custom": "custom_path", "persona": "persona_path", "documents": "documents_path"}.get(dataset)
+            field = {"custom": "custom_path", "documents": "documents_path"}.get(dataset)
             remedy = f"set task_data.{field}" if field else f"add {dataset!r} to task_data.datasets"
             raise DataError(f"The data set {dataset!r} was not fetched (there is {known}): {remedy}.")
         if part not in self.datasets[dataset]:

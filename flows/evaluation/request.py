@@ -11,7 +11,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from flows.evaluate import MEASURES, Measure
-from nanochat_core.conflicts import CORE_LABELS, TASK_DATASETS, UNGRADED
+from nanochat_core.conflicts import CORE_LABELS, TASK_DATASETS, UNGRADED, WITH_PERSONA
+from nanochat_core.data.own import persona
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import EvaluateSpec, ModelName, parse_params
 
@@ -42,11 +43,12 @@ class Asked:
 
     @property
     def datasets(self) -> set[str]:
-        """The data sets that this needs; tasks that are generated need none.
+        """The data sets that this needs, `persona` where there is one; tasks that are generated need none.
 
         A base model's usual evaluation has CORE where the bundle is there, and does without where it is not.
         """
         chat = {TASK_DATASETS[task] for task in self.spec.chat_tasks if task in TASK_DATASETS}
+        chat |= {persona.DATASET for task in self.spec.chat_tasks if task in WITH_PERSONA}
         is_usual = self.measures == MEASURES["base"] and not (self.spec.core_tasks or self.is_named)
         has_core = "core" in self.measures and self.spec.core_examples and not is_usual
         return ({"core"} if has_core else set()) | (chat if "chat" in self.measures else set())

@@ -13,6 +13,7 @@ from flows.lineage import outcome_of
 from flows.stage import StageOutcome
 from nanochat_core import artifacts, paths
 from nanochat_core.artifacts import Manifest
+from nanochat_core.data.own import persona
 from nanochat_core.errors import ArtifactError
 from nanochat_core.specs import TaskDataset, TaskDataSpec, parse_params
 
@@ -29,18 +30,21 @@ def data_for(needed: Set[str], base: Path, *, own: Sequence[StageOutcome], given
     """Return task data that has these data sets.
 
     `own` is that of the models, the first first; `given` is what the user insists on, with or without all that is
-    needed. What is to be fetched comes from where the models' own data came from, if that was the Hub. Raises
-    ArtifactError where `given` is no task data.
+    needed. Where no model has a persona of its own, that of the package will do. What is to be fetched comes from where
+    the models' own data came from, if that was the Hub. Raises ArtifactError where `given` is no task data.
     """
     if given is not None:
         return in_folder(given)
     found = [in_folder(outcome.folder) for outcome in own]
+    if not any(data.spec.persona_path for data in found):
+        needed = needed - {persona.DATASET}
     for data in found:
         if data.outcome and not data.outcome.is_pruned and needed <= set(datasets_of(data.spec)):
             return data
     like = next((data.spec for data in found if data.spec.source == "hub"), TaskDataSpec())
     names = tuple(name for name in get_args(TaskDataset) if name in needed)
-    spec = like.model_copy(update={"datasets": names, **dict.fromkeys(OWN_DATA)})
+    unwanted = [field for field, (name, _) in OWN_DATA.items() if name not in needed]
+    spec = like.model_copy(update={"datasets": names, **dict.fromkeys(unwanted)})
     return newest_with(needed, spec, base) or AskedData(spec, None)
 
 

@@ -189,13 +189,15 @@ def tokenizer_entry(files: StageFiles) -> dict[str, Any]:
 def flat_scores(evaluation: StageFiles) -> dict[str, Any]:
     """Return an evaluation's headline numbers under names without blanks or slashes.
 
-    "accuracy/ARC-Easy" becomes "arc_easy_accuracy"; "core" and "chatcore" stay.
+    "accuracy/ARC-Easy" becomes "arc_easy_accuracy"; "core" and "chatcore" stay, and so does "identity_accuracy",
+    which is that of one part of the task Identity.
     """
     flat = {}
     for name, value in evaluation.metrics.items():
         number, _, task = name.partition("/")
-        flat[f"{task.lower().replace('-', '_')}_{number}" if task else name] = value
-    return flat
+        if task:
+            flat[f"{task.lower().replace('-', '_')}_{number}"] = value
+    return flat | {name: value for name, value in evaluation.metrics.items() if "/" not in name}
 
 
 def code_size() -> dict[str, dict[str, int]]:

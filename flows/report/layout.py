@@ -1,8 +1,8 @@
 """How a report is laid out: sections -> report.md and report.html, in the same words.
 
-A section is a heading with key/value facts, a table, plots, samples and a table of examples, each of them optional; the
-files in `templates/` only lay them out. The HTML page carries its style, its plots, its script and its data, and asks
-no server for anything: its policy forbids it, and lets no other script run.
+A section is a heading with key/value facts, a table, plots, samples, a gallery and a table of examples, each of them
+optional; the files in `templates/` only lay them out. The HTML page carries its style, its plots, its script and its
+data, and asks no server for anything: its policy forbids it, and lets no other script run.
 """
 
 import base64
@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Protocol
+from unicodedata import category
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 NOTHING = "–"
 SCRIPT = "examples.js"
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of controls, formats, halves, and breaks
+PLAIN = "\n\t\u200c\u200d"  # of these, what belongs to writing: the last two join letters and emoji
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,36 @@ class Sample:
 
     prompt: str
     answer: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said, ready to show, and what is to be said about that."""
+
+    text: str
+    remark: str = ""
+
+    @property
+    def note(self) -> str:
+        """The remark as it follows the text."""
+        return f" ({self.remark})" if self.remark else ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's likeliest answer to a question, and one that was drawn."""
+
+    model: str
+    greedy: Said
+    sampled: Said
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that several models were asked."""
+
+    prompt: str
+    answers: Sequence[Answer]
 
 
 class Picture(Protocol):
@@ -56,11 +89,13 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     plots: Sequence[Picture] = ()
     samples: Sequence[Sample] = ()
+    gallery: Sequence[Question] = ()
     examples: ExampleTable | None = None
 
     @property
     def has_content(self) -> bool:
-        return bool(self.facts or self.rows or self.plots or self.samples or self.examples or self.remarks)
+        shown = (self.facts, self.rows, self.plots, self.samples, self.gallery, self.examples, self.remarks)
+        return any(map(bool, shown))
 
 
 def lay_out(
@@ -122,6 +157,20 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def visible(text: str) -> str:
+    """Return text in which nothing steers a terminal or a page: control and direction characters are spelled out.
+
+    >>> print(visible("a" + chr(27) + "[2Jb" + chr(0x202E) + "c"))
+    a\\x1b[2Jb\\u202ec
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character not in PLAIN and category(character) in UNSEEN
+        else character
+        for character in text
+    )
 
 
 def markdown_cell(text: str) -> str:

@@ -34,6 +34,7 @@ def headlines(report: Mapping[str, Any]) -> dict[str, str]:
         "ChatCORE after SFT": sft.get("chatcore"),
         "Arithmetic after SFT": sft.get("arithmetic_accuracy"),
         "Spelling after SFT": sft.get("spelling_accuracy"),
+        "Identity after SFT": sft.get("identity_accuracy"),
         "RL reward": rl.get("reward_after"),
     }
     numbers = {name: shown(value) for name, value in found.items() if value is not None}

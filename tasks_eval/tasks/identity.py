@@ -1,16 +1,17 @@
-"""Identity: who the model is, what it declines, and what not, from the user's persona (`task_data.persona_path`).
+"""Identity: who the model is, what it declines, and what not, from the user's persona (`task_data.persona_path`) or, of
+those who have none, from the one that comes with the package.
 
 Its three kinds are the task's parts: accuracy of `identity` is the identity accuracy, of `decline` the decline rate,
-and of `harmless` the share of harmless questions that are answered: 1 less the false-decline rate. No network, no
-chance: the same persona gives the same conversations. Of every kind, testing has phrasings that training has not
-(`identity_phrasings.py`).
+and of `harmless` the share of harmless questions that are answered: 1 less the false-decline rate (`scores.RATES`). No
+network, no chance: the same persona gives the same conversations. Of every kind, testing has phrasings that training
+has not (`identity_phrasings.py`).
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from nanochat_core.data.own.persona import Exchange, Persona, Topic, read_persona
+from nanochat_core.data.own.persona import BUILT_IN, DATASET, Exchange, Persona, Topic, read_persona
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation
 from tasks_eval.persona_grading import declines, holds, marks_of
@@ -36,8 +37,8 @@ class Asked(NamedTuple):
 
 
 def make(data: TaskData, split: Split) -> Task:
-    """Raises DataError where there is no persona, or where two of its answers cannot be told apart."""
-    (path,) = data.files("persona", "persona")
+    """Raises DataError for a bad persona, or one of which two answers cannot be told apart."""
+    (path,) = data.files(DATASET, "persona") if DATASET in data.datasets else (BUILT_IN,)
     persona = read_persona(path)
     asked = in_order(list(all_asked(persona, split)))
     marks = marks_of([answer for topic in persona.declines for answer in decline_answers(persona, topic)])

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.report.evaluation.gallery import read_gallery
 from nanochat_core.artifacts import read_json
 
 COLUMNS = (
@@ -31,7 +32,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's evaluation: `scores` as scores.json has them, `answers` {task: rows}, and why some cannot be read.
+    """One model's evaluation: `scores` as scores.json has them, `answers` {task: rows}, and why some cannot be read;
+    `gallery` as gallery.json has it, None: there is none.
 
     `model` is a name of the pipeline's (base, mid, sft, rl), or what people call it.
     """
@@ -40,6 +42,7 @@ class Evaluation:
     scores: Mapping[str, Any]
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
     troubles: Sequence[str] = field(default=())
+    gallery: Mapping[str, Any] | None = None
 
 
 def read_evaluation(model: str, folder: Path) -> Evaluation:
@@ -57,7 +60,7 @@ def read_evaluation(model: str, folder: Path) -> Evaluation:
         except (OSError, KeyError, pa.ArrowException) as error:
             reason = "is not there" if not path.exists() else f"cannot be read ({first_line(error)})"
             troubles.append(f"{model}, {task}: {folder.name}/records/{path.name} {reason}; its answers are left out.")
-    return Evaluation(model, scores, answers, troubles)
+    return Evaluation(model, scores, answers, troubles, read_gallery(folder))
 
 
 def first_line(error: Exception) -> str:

@@ -1,14 +1,15 @@
-"""What report.json says of the evaluations: "scores", "evaluations", "differences" and "samples"."""
+"""What report.json says of the evaluations: "scores", "evaluations", "differences", "gallery" and "samples"."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.report.evaluation.answers import Evaluation
 from flows.report.evaluation.differences import differences_of
+from flows.report.evaluation.manners import RATES
 from nanochat_core.recipes import PUBLISHED
 
 ANSWERS_SHOWN = 2  # of each task, among the samples
-MEANS = ("bpb", "core", "core_partial", "chatcore")  # below the tasks in the table
+BELOW = ("bpb", "core", "core_partial", "chatcore", *RATES)  # the tasks in the table
 
 
 def evaluation_content(recipe: str, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def evaluation_content(recipe: str, evaluations: Sequence[Evaluation]) -> dict[s
             for evaluation in evaluations
         },
         "differences": differences_of(evaluations),
+        "gallery": {evaluation.model: evaluation.gallery for evaluation in evaluations if evaluation.gallery},
         "samples": {evaluation.model: samples(evaluation) for evaluation in evaluations},
     }
 
@@ -31,7 +33,7 @@ def scores_entry(recipe: str, evaluations: Sequence[Evaluation]) -> dict[str, An
     names = {name: None for rows in (own, published) for row in rows.values() for name in row}
     return {
         "models": list(own),
-        "names": sorted(names, key=lambda name: name in MEANS),
+        "names": sorted(names, key=lambda name: name in BELOW),
         "own": own,
         "published": published,
         "chatcore_tasks": {
@@ -43,7 +45,7 @@ def scores_entry(recipe: str, evaluations: Sequence[Evaluation]) -> dict[str, An
 
 
 def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return {name: {"value", "stderr", "n"}}: the means over tasks, which have no n, and the tasks.
+    """Return {name: {"value", "stderr", "n"}}: the means over tasks, which have no n, the rates, and the tasks.
 
     >>> scores_of({"core": {"core": 0.25, "stderr": 0.01}, "bpb": {"validation": 0.8}, "tasks": {}})
     {'core': {'value': 0.25, 'stderr': 0.01, 'n': None}, 'bpb': {'value': 0.8, 'stderr': None, 'n': None}}
@@ -55,10 +57,18 @@ def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if chatcore:
         found["chatcore"] = (chatcore["value"], chatcore.get("stderr"))
     means = {name: {"value": value, "stderr": stderr, "n": None} for name, (value, stderr) in found.items()}
-    return means | {
-        name: {"value": row["accuracy"], "stderr": row["stderr"], "n": row["n"]}
-        for name, row in scores["tasks"].items()
+    rates = {
+        name: {"value": row["value"], "stderr": row["stderr"], "n": row["n"]}
+        for name, row in scores.get("identity", {}).items()
     }
+    return (
+        means
+        | rates
+        | {
+            name: {"value": row["accuracy"], "stderr": row["stderr"], "n": row["n"]}
+            for name, row in scores["tasks"].items()
+        }
+    )
 
 
 def samples(evaluation: Evaluation) -> list[dict[str, str]]:

@@ -2,14 +2,17 @@
 
 scores          {"models", "names", "own", "published", "chatcore_tasks"}: flows/report/content.py
 evaluations     {model: what scores.json says}
+gallery         {model: what gallery.json says}: flows/report/evaluation/gallery.py
 differences     flows/report/evaluation/differences.py
 contamination   {"ngram", "shards", "tasks": {name: {"n", "contaminated", "share", "examples"}}}, or empty
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flows.report.evaluation.differences import verdict
+from flows.report.evaluation.gallery import gallery_section
+from flows.report.evaluation.manners import RATES, TASK, manners_section
 from flows.report.evaluation.plots import Dots, EvaluationPlot, Scaling, interval
 from flows.report.layout import NOTHING, Sample, Section, shown
 
@@ -19,6 +22,7 @@ SCORE_TITLES = {
     "core_partial": "CORE, some of its tasks",
     "bpb": "Validation bpb",
     "chatcore": "ChatCORE",
+    **RATES,
 }
 CORE_TASKS = 22
 OVERLAPS_SHOWN = 1  # of each task
@@ -42,6 +46,10 @@ PROTOCOL = (
 
 def title_of(model: str) -> str:
     return MODEL_TITLES.get(model, model)
+
+
+def titles_of(models: Iterable[str]) -> dict[str, str]:
+    return {model: title_of(model) for model in models}
 
 
 def evaluation_plots(evaluations: Mapping[str, Mapping[str, Any]]) -> list[EvaluationPlot]:
@@ -72,6 +80,8 @@ def evaluation_sections(report: Mapping[str, Any], plots: Sequence[EvaluationPlo
     evaluations = report["evaluations"]
     return [
         scores(report, [plot for plot in plots if isinstance(plot, Dots)]),
+        gallery_section(report["gallery"], titles_of(report["gallery"])),
+        manners_section(evaluations, titles_of(evaluations)),
         protocol(evaluations),
         *groups(evaluations),
         scaling(evaluations, [plot for plot in plots if isinstance(plot, Scaling)]),
@@ -168,9 +178,9 @@ def groups(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Section]:
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for model, scores in evaluations.items():
         for task, row in scores["tasks"].items():
-            if row.get("groups"):
+            if row.get("groups") and task != TASK:
                 found.setdefault(task, {})[model] = row["groups"]
-    note = "Accuracy ± one standard error (number of questions)."
+    note = "Accuracy with its 95 % interval, where that was measured, and the number of questions."
     sections = []
     for task, models in found.items():
         names = sorted({name for parts in models.values() for name in parts})
@@ -183,6 +193,8 @@ def groups(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Section]:
 def group_cell(part: Mapping[str, Any] | None) -> str:
     if part is None:
         return NOTHING
+    if "low" in part:
+        return f"{part['accuracy']:.4f}, {part['low']:.4f} to {part['high']:.4f} ({part['n']:,})"
     spread = f" ± {part['stderr']:.4f}" if part["n"] > 1 else ""  # one question says nothing about it
     return f"{part['accuracy']:.4f}{spread} ({part['n']:,})"
 

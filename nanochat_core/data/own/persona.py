@@ -19,7 +19,8 @@
           - question: What is a share?
             answer: A share is a part of a company.
 
-Each text is in the language of its place: `language` of a fact or topic, else the first of `languages`. Torch-free.
+Each text is in the language of its place: `language` of a fact or topic, else the first of `languages`. Who brings none
+gets that of `BUILT_IN`. Torch-free.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from nanochat_core.errors import DataError
 
 DATASET = "persona"
 FILE = f"data/{DATASET}/persona.yaml"
+BUILT_IN = Path(__file__).with_name("persona_nanochat.yaml")
 
 
 def _as_tuple(value: Any) -> Any:
