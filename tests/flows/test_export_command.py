@@ -18,7 +18,7 @@ from flows.gc import Rules, survey
 from flows.lineage import lineage_of
 from flows.model_ref import find_model
 from flows.pipeline_run import NEWEST
-from flows.sft import sft
+from flows.finetune import sft
 from nanochat_core import artifacts
 from nanochat_core.conversion.importing import adopt
 from nanochat_core.conversion.transformers_folder import Imported

@@ -6,7 +6,7 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 
 from flows.pipeline import pipeline
-from flows.sft import sft
+from flows.finetune import sft
 from nanochat_core.recipes import recipe
 from nanochat_core.specs import with_changes
 from tests.flows.conftest import FakeStages

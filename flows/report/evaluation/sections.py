@@ -12,8 +12,8 @@ from typing import Any
 from flows.report.evaluation.differences import verdict
 from flows.report.evaluation.plots import Dots, EvaluationPlot, Scaling, interval
 from flows.report.layout import NOTHING, Sample, Section, shown
+from nanochat_core.model_chain import CALLED
 
-MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "dpo": "DPO", "rl": "RL"}
 SCORE_TITLES = {
     "core": "CORE",
     "core_partial": "CORE, some of its tasks",
@@ -41,7 +41,7 @@ PROTOCOL = (
 
 
 def title_of(model: str) -> str:
-    return MODEL_TITLES.get(model, model)
+    return CALLED[model].title if model in CALLED else model
 
 
 def evaluation_plots(evaluations: Mapping[str, Mapping[str, Any]]) -> list[EvaluationPlot]:
