@@ -21,8 +21,8 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="base, mid, sft, rl, models:/NAME@alias, or a folder; default: the newest chat model. With --url: the "
-            "name of a model there; default: the first"
+            help="base, mid, sft, rl, a stage of finetune, models:/NAME@alias, or a folder; default: the newest chat "
+            "model. With --url: the name of a model there; default: the first"
         ),
     ] = None,
     prompt: Annotated[

@@ -21,25 +21,14 @@ from nanochat_core import paths, recipes
 from nanochat_core import plan as planning
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import DataSource, PipelineSpec, with_changes
+from nanochat_core.specs import Stage as StageName
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="From raw text to a chat model that answers."
 )
 app.add_typer(data, name="data")
-PARTS = (
-    "download",
-    "task_data",
-    "tokenizer",
-    "pretrain",
-    "midtrain",
-    "sft",
-    "dpo",
-    "reward_model",
-    "rl",
-    "evaluate",
-    "contamination",
-)
-STAGES = (*PARTS, "report")
+STAGES: tuple[str, ...] = get_args(StageName)
+PARTS = tuple(stage for stage in STAGES if stage != "report")  # those that leave something to be reused
 
 Recipe = Annotated[str, typer.Argument(help=f"one of: {', '.join(recipes.RECIPES)}")]
 Data = Annotated[str | None, typer.Option(help="source of the text: local, hub or path; default: the recipe's")]
@@ -65,14 +54,15 @@ def build_spec(
     run_name: str | None = None,
 ) -> PipelineSpec:
     """Return the recipe with the options of the command line in it."""
-    for stage in force or []:
-        check_part(stage)
     options = {"force": force, "launch.nproc_per_node": nproc_per_node, "run_name": run_name}
     given = {field: value for field, value in options.items() if value}
     if precision := os.environ.get("NANOCHAT_DTYPE"):
         given["pretrain.precision"] = precision
     path = os.path.abspath(os.path.expanduser(data_path)) if data_path else None  # stages run in another folder
-    return with_changes(recipes.recipe(name, data=check_source(data), path=path), parse_changes(changes or []) | given)
+    spec = with_changes(recipes.recipe(name, data=check_source(data), path=path), parse_changes(changes or []) | given)
+    for stage in force or []:
+        check_part(stage, spec)
+    return spec
 
 
 def check_source(data: str | None) -> DataSource | None:
@@ -82,7 +72,8 @@ def check_source(data: str | None) -> DataSource | None:
     return cast(DataSource | None, data)
 
 
-def check_part(stage: str, known: Sequence[str] = PARTS) -> None:
+def check_part(stage: str, spec: PipelineSpec, usual: Sequence[str] = PARTS) -> None:
+    known = (*usual, *(own.name for own in spec.finetune))
     if stage not in known:
         raise SpecError(f"Unknown stage {stage!r}{did_you_mean(stage, known)}.")
 
@@ -131,7 +122,7 @@ def run(
 @app.command()
 @in_one_line
 def stage(
-    stage: Annotated[str, typer.Argument(help=f"one of: {', '.join(STAGES)}")],
+    stage: Annotated[str, typer.Argument(help=f"one of: {', '.join(STAGES)}, or the name of one in finetune")],
     recipe: Recipe,
     data: Data = None,
     data_path: DataPath = None,
@@ -140,13 +131,13 @@ def stage(
     nproc_per_node: Ranks = None,
 ) -> None:
     """Run one stage, and what it needs and is not there yet; the report, of what is there."""
-    check_part(stage, STAGES)
     spec = build_spec(
         recipe, data=data, data_path=data_path, changes=changes, force=force, nproc_per_node=nproc_per_node
     )
+    check_part(stage, spec, STAGES)
     check_runnable(spec)
     await_prefect = prepare_prefect()
-    from flows.pipeline import STAGE_FLOWS
+    from flows.pipeline import STAGE_FLOWS, finetune
     from flows.summary import stage_table
     from flows.write_report import write_report
 
@@ -154,7 +145,7 @@ def stage(
     if stage == "report":
         console.print(f"Report: {write_report(spec) / 'report.md'}", soft_wrap=True)
     else:
-        console.print(stage_table(STAGE_FLOWS[stage](spec)))
+        console.print(stage_table(STAGE_FLOWS[stage](spec) if stage in PARTS else finetune(spec, stage)))
 
 
 @app.command()

@@ -18,9 +18,9 @@ from flows.report.layout import Section, lay_out, shown
 from flows.report.plots import bare_axes, drawing
 from nanochat_core.artifacts import write_bytes
 from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.model_chain import Training, made_by
 
 BY = ("steps", *AXES)
-STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
 CURVES = {
     "val/bpb": "bits per byte",
     "train/loss": "loss",
@@ -38,10 +38,9 @@ COLORS = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright
 PAGE_COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b", "#8b6fd6", "#b59a1b")
 WIDTH, HEIGHT, MARGIN = 90, 14, 26  # of a plot, and of what stands beside it, in characters
 HIDDEN = ("stderr/", "n/", "core_stderr", "chatcore_stderr")  # of an evaluation: they belong to other numbers
-TERMINAL = {  # the one curve of a stage that a terminal has room for
+TERMINAL: dict[Training, str] = {  # the one curve of a kind of training that a terminal has room for
     "pretrain": "val/bpb",
-    "midtrain": "train/loss",
-    "sft": "train/loss",
+    "finetune": "train/loss",
     "dpo": "val/margin",
     "reward_model": "val/accuracy",
     "rl": "rl/reward",
@@ -121,7 +120,7 @@ def scores(runs: Sequence[ComparedRun]) -> list[Row]:
     """
     rows = []
     for stage in stage_names(runs):
-        if stage not in STAGES and not stage.startswith("evaluate_"):
+        if made_by(stage) is None and not stage.startswith("evaluate_"):
             continue
         having = [run.stages[stage].metrics if stage in run.stages else {} for run in runs]
         for name in dict.fromkeys(name for metrics in having for name in metrics):
@@ -183,7 +182,8 @@ def print_comparison(runs: Sequence[ComparedRun], by: str, console: Console) -> 
         console.print("The parameters are equal.")
     console.print(table("Results (best in bold)", "metric", names, numbers) if numbers else "No results yet.")
     for chart in charts(runs, by):
-        if TERMINAL.get(chart.stage) == chart.metric:
+        model = made_by(chart.stage)
+        if model and TERMINAL[model.training] == chart.metric:
             text = dots(chart, names, width=min(WIDTH, console.width - MARGIN), has_colors=console.is_terminal)
             console.print(Text.from_ansi(text), soft_wrap=True)
 

@@ -10,10 +10,11 @@ from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.shard_tasks import ShardTask, ShardTasks
 from flows.stage import Stage, StageOutcome, StageParams
-from nanochat_core import recipes, specs
+from nanochat_core import recipes
 from nanochat_core.data.own.conversation_files import state_of_conversations
 from nanochat_core.data.own.persona import state_of_file
 from nanochat_core.data.own.text_places import state_of
+from nanochat_core.model_chain import training_of
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
@@ -89,9 +90,9 @@ TASK_DATA = Stage(
 )
 
 
-def evaluators_data(spec: PipelineSpec, part: specs.Stage) -> dict[str, Stage]:
+def evaluators_data(spec: PipelineSpec, part: str) -> dict[str, Stage]:
     """Return what the evaluators of a training stage read, where it has any."""
-    return {"task_data": TASK_DATA} if getattr(spec, part).evaluators else {}
+    return {"task_data": TASK_DATA} if getattr(training_of(spec, part), "evaluators", ()) else {}
 
 
 @flow(name="download", flow_run_name=named("download"))

@@ -20,7 +20,7 @@ DRAWN_AT = 1.0  # temperature of several answers, where none is given
 
 
 ModelHelp = typer.Argument(
-    help="base, mid, sft, rl, models:/NAME@alias, a folder, or a server with OpenAI's API: https://HOST/v1#NAME"
+    help="base, mid, sft, rl, a stage of finetune, models:/NAME@alias, a folder, or a server with OpenAI's API: https://HOST/v1#NAME"
 )
 TasksHelp = typer.Option(
     help="with commas: CORE (all 22), tasks of CORE, chat tasks such as GSM8K, bpb, samples; default: as evaluated last"

@@ -9,14 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from flows.download import TASK_DATA
-from flows.evaluate import MEASURES, evaluation_of
+from flows.evaluate import OF_CHAT, Measure, evaluation_of, usual_measures
 from flows.evaluation import endpoint
 from flows.evaluation.endpoint import Endpoint, is_url
 from flows.evaluation.paired import Pair, keep_differences, pairs_of
@@ -24,22 +24,16 @@ from flows.evaluation.paired_table import table_rows
 from flows.evaluation.request import CORE_EXAMPLES, Asked, asked_of
 from flows.evaluation.task_data import AskedData, data_for
 from flows.lineage import Lineage, lineage_of
-from flows.midtrain import MIDTRAIN
-from flows.model_ref import STAGES, find_model, short_name
+from flows.model_ref import find_model, short_name
 from flows.pipeline_run import PipelineRun
-from flows.preferences import DPO
-from flows.pretrain import PRETRAIN
-from flows.rl import RL
-from flows.sft import SFT
 from flows.stage import Stage, StageOutcome
 from nanochat_core import artifacts, conflicts, hardware, paths
 from nanochat_core.artifacts import StageFolder
 from nanochat_core.errors import ArtifactError, SpecError
+from nanochat_core.model_chain import Model, base_alone, made_by
 from nanochat_core.recipes_demo import demo
-from nanochat_core.specs import EvaluateSpec, LaunchSpec, ModelName, PipelineSpec
+from nanochat_core.specs import EvaluateSpec, LaunchSpec, PipelineSpec
 
-TRAINING: dict[ModelName, Stage] = {"base": PRETRAIN, "mid": MIDTRAIN, "sft": SFT, "dpo": DPO, "rl": RL}
-NAMES: dict[str, ModelName] = {STAGES[name]: name for name in get_args(ModelName)}
 Target = Lineage | Endpoint  # a model that can be asked
 
 
@@ -71,8 +65,8 @@ def evaluate_model(
     """Measure one model, or two on the same questions.
 
     Args:
-        model: base, mid, sft or rl of the newest run; models:/NAME@alias of MLflow's registry; an artifact folder; or
-            the address of a server with OpenAI's API, https://…#NAME
+        model: base, mid, sft, rl or the name of a stage of the newest run; models:/NAME@alias of MLflow's registry; an
+            artifact folder; or the address of a server with OpenAI's API, https://…#NAME
         evaluate: how it is measured; empty: as last on this model, else with all that its data allows
         tasks: what is measured: CORE, tasks of CORE, chat tasks, bpb, samples; empty: as evaluate says
         against: another model, which is asked the same
@@ -116,8 +110,7 @@ def find_target(reference: str, base: Path, *, needs_data: bool = True) -> Targe
 def what_is_asked(target: Target, tasks: Sequence[str], evaluate: EvaluateSpec | None, base: Path) -> Asked:
     """Return the measures and how they are taken. Raises SpecError for a task that nobody knows."""
     if evaluate is not None:
-        usual = MEASURES[NAMES[target.stage]] if isinstance(target, Lineage) else MEASURES["sft"]
-        asked = Asked(usual, evaluate)
+        asked = Asked(usual_of(target), evaluate)
     elif isinstance(target, Lineage):
         asked = last_evaluation(target, base)
     else:
@@ -125,9 +118,22 @@ def what_is_asked(target: Target, tasks: Sequence[str], evaluate: EvaluateSpec |
     return asked.named(tasks) if tasks else asked
 
 
+def model_of(lineage: Lineage) -> Model:
+    """Return which model of a pipeline this is. Raises ArtifactError for one that says nothing."""
+    model = made_by(lineage.stage)
+    if model is None or not model.is_speaking:
+        raise ArtifactError(f"{lineage.model.folder} holds the output of {lineage.stage}, which cannot be evaluated.")
+    return model
+
+
+def usual_of(target: Target) -> tuple[Measure, ...]:
+    """Return how a model is measured where nothing else was said."""
+    return usual_measures(model_of(target)) if isinstance(target, Lineage) else OF_CHAT
+
+
 def tasks_for(target: Target, asked: Asked) -> list[str] | None:
     """Return the names that ask another model the same, besides the spec; None where its usual measures are meant."""
-    if isinstance(target, Lineage) and asked.measures == MEASURES[NAMES[target.stage]]:
+    if isinstance(target, Lineage) and asked.measures == usual_of(target):
         return None
     return asked.tasks
 
@@ -140,17 +146,16 @@ def own_data(*targets: Target | None) -> list[StageOutcome]:
 
 def last_evaluation(lineage: Lineage, base: Path) -> Asked:
     """Return how this model was evaluated last; where it never was, all that its task data allows."""
-    name = NAMES[lineage.stage]
-    otherwise = default_spec(lineage)
+    model, otherwise = model_of(lineage), default_spec(lineage)
     found = [
         manifest
-        for folder in (paths.artifacts_dir(base) / f"evaluate_{name}").glob("*")
+        for folder in (paths.artifacts_dir(base) / f"evaluate_{model.name}").glob("*")
         if (manifest := artifacts.read_manifest(folder)) and manifest.inputs.get("model") == lineage.model.digest
     ]
     if not found:
-        return Asked(MEASURES[name], otherwise)
+        return Asked(usual_measures(model), otherwise)
     params = max(found, key=lambda manifest: manifest.created).params
-    return asked_of(params, name, otherwise)
+    return asked_of(params, usual_measures(model), otherwise)
 
 
 def default_spec(lineage: Lineage) -> EvaluateSpec:
@@ -176,8 +181,7 @@ def check_target(target: Target, reference: str, asked: Asked, data: AskedData, 
 
 
 def stage_for(lineage: Lineage, asked: Asked) -> Stage:
-    name = NAMES[lineage.stage]
-    return evaluation_of(name, TRAINING[name], asked.measures)
+    return evaluation_of(model_of(lineage), asked.measures)
 
 
 def spec_for(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) -> PipelineSpec:
@@ -186,7 +190,7 @@ def spec_for(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) 
     Raises SpecError that lists all that cannot work.
     """
     gpus = len(hardware.visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")))
-    own, has_lineage = demo(), isinstance(target, Lineage)
+    own, has_lineage = base_alone(demo()), isinstance(target, Lineage)
     shape = target.shape if isinstance(target, Lineage) else own.pretrain.model
     name = f"{target.stage}-{target.model.fingerprint[:8]}" if isinstance(target, Lineage) else target.short_name
     spec = own.model_copy(
@@ -195,8 +199,6 @@ def spec_for(target: Target, asked: Asked, data: AskedData, launch: LaunchSpec) 
             "run_name": f"evaluate-{name}",
             "task_data": data.spec,
             "pretrain": own.pretrain.model_copy(update={"model": shape}),
-            "midtrain": None,
-            "rl": None,
             "evaluate": asked.spec,
             "launch": launch,
         }

@@ -13,7 +13,7 @@ from nanochat_core.errors import SpecError, did_you_mean
 EXPORTING, IMPORTING = "nanochat_core.conversion.exporting", "nanochat_core.conversion.importing"
 LOGGING = "deployments.mlflow_model"
 DTYPES = ("fp32", "bf16")
-MODEL_HELP = "base, mid, sft, rl, models:/NAME@alias, or a folder"
+MODEL_HELP = "base, mid, sft, rl, a stage of finetune, models:/NAME@alias, or a folder"
 
 
 @in_one_line
@@ -69,7 +69,7 @@ def import_model(
         Path | None, typer.Option(help="tokenizer.json, or tiktoken's file of ranks; default: what the folder has")
     ] = None,
     stage: Annotated[
-        str | None, typer.Option("--as", help="base, mid, sft or rl; default: what the folder says, else base")
+        str | None, typer.Option("--as", help="base, mid, sft, dpo or rl; default: what the folder says, else base")
     ] = None,
     newest: Annotated[
         bool, typer.Option("--newest", help="have base, mid, sft or rl mean this model from now on")

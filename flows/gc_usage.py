@@ -15,9 +15,9 @@ from flows.tracking_record import default_store
 from flows.tracking_store import Store, reason
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError
+from nanochat_core.model_chain import made_by
 
-FOLDER = re.compile(r"[a-z_]+/[0-9a-f]{16}")
-MODEL_STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
+FOLDER = re.compile(r"[a-z][a-z0-9_-]*/[0-9a-f]{16}")
 DAY = 86_400.0
 
 
@@ -48,7 +48,7 @@ class Usage:
         name = name_of(folder)
         if name in self.models:
             return "registered model"
-        if self.trouble and folder.parent.name in MODEL_STAGES and name not in self.kept:
+        if self.trouble and made_by(folder.parent.name) and name not in self.kept:
             return "MLflow could not be asked"
         return self.kept.get(name, "")
 

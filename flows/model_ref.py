@@ -7,9 +7,7 @@ from flows import registry
 from flows.pipeline_run import NEWEST
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError, SpecError, did_you_mean
-
-STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "dpo": "dpo", "rl": "rl"}
-CHAT_MODELS = ("rl", "dpo", "sft", "mid")  # the newest first
+from nanochat_core.model_chain import CALLED, models_among, own_model, part_named
 
 
 @dataclass(frozen=True)
@@ -21,8 +19,8 @@ class ModelFolders:
 
 
 def find_model(reference: str | None, base: Path) -> ModelFolders:
-    """Return the folders of `base|mid|sft|dpo|rl` (newest run), of an artifact folder, or of `models:/NAME@alias` or
-    `models:/NAME/VERSION` (MLflow's registry); None is the newest chat model.
+    """Return the folders of `base|mid|sft|dpo|rl` or the name of a stage in `finetune` (newest run), of an artifact
+    folder, or of `models:/NAME@alias` or `models:/NAME/VERSION` (MLflow's registry); None is the newest chat model.
 
     Raises SpecError for a name that means nothing, ArtifactError for a model that is not there, and NanochatError for
     a registry that does not answer.
@@ -31,11 +29,13 @@ def find_model(reference: str | None, base: Path) -> ModelFolders:
         return _folders(_newest_chat_model(base))
     if registry.is_model_reference(reference):
         return _folders(registry.find_registered(reference, base))
-    if reference in STAGES:
+    folders = _newest_folders(base)
+    if reference in CALLED or own_model(reference).stage in folders:
         return _folders(_of_newest_run(reference, base))
     if Path(reference).is_dir():
         return _folders(Path(reference).absolute())
-    raise SpecError(f"{reference!r} is no model and no artifact folder{did_you_mean(reference, STAGES)}.")
+    known = {*CALLED, *(model.name for model in models_among(folders))}
+    raise SpecError(f"{reference!r} is no model and no artifact folder{did_you_mean(reference, known)}.")
 
 
 def short_name(reference: str | None) -> str:
@@ -55,7 +55,7 @@ def check_weights(folders: ModelFolders) -> None:
     """Raise ArtifactError where the model's weights were removed: it counts as made, but cannot be loaded."""
     manifest = artifacts.read_manifest(folders.model)
     if manifest is not None and manifest.is_pruned:
-        stage = manifest.stage
+        stage = part_named(manifest.stage)
         raise ArtifactError(
             f"The weights in {folders.model} were removed by `nanochat gc`. `nanochat stage {stage} RECIPE "
             f"--force {stage}`, with the options of then, makes them again."
@@ -63,26 +63,32 @@ def check_weights(folders: ModelFolders) -> None:
 
 
 def _newest_folders(base: Path) -> dict[str, str]:
-    if not (base / NEWEST).exists():
-        raise ArtifactError(f"There is no model in {base} yet: `nanochat run demo` trains one.")
-    folders: dict[str, str] = artifacts.read_json(base / NEWEST)["folders"]
+    """Return {stage: folder} of the newest run, in the order in which they were made; empty where there is none."""
+    folders: dict[str, str] = artifacts.read_json(base / NEWEST)["folders"] if (base / NEWEST).exists() else {}
     return folders
 
 
-def _newest_chat_model(base: Path) -> Path:
+def _made_in_newest_run(base: Path) -> dict[str, Path]:
+    """Return {name: folder} of the newest run's models that say something, in the order of their training."""
     folders = _newest_folders(base)
-    for name in CHAT_MODELS:
-        if STAGES[name] in folders:
-            return paths.artifacts_dir(base) / folders[STAGES[name]]
-    raise ArtifactError("The newest run has no chat model yet: run it to its end, or name a model's folder.")
+    if not folders:
+        raise ArtifactError(f"There is no model in {base} yet: `nanochat run demo` trains one.")
+    speaking = [model for model in models_among(folders) if model.is_speaking]
+    return {model.name: paths.artifacts_dir(base) / folders[model.stage] for model in speaking}
+
+
+def _newest_chat_model(base: Path) -> Path:
+    chat = [folder for name, folder in _made_in_newest_run(base).items() if name != "base"]
+    if not chat:
+        raise ArtifactError("The newest run has no chat model yet: run it to its end, or name a model's folder.")
+    return chat[-1]
 
 
 def _of_newest_run(name: str, base: Path) -> Path:
-    folders = _newest_folders(base)
-    if STAGES[name] not in folders:
-        made = [known for known, stage in STAGES.items() if stage in folders]
+    made = _made_in_newest_run(base)
+    if name not in made:
         raise ArtifactError(f"The newest run has no model {name!r} (it has: {', '.join(made) or 'none'}).")
-    return paths.artifacts_dir(base) / folders[STAGES[name]]
+    return made[name]
 
 
 def _folders(model: Path) -> ModelFolders:

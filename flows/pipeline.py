@@ -10,13 +10,13 @@ from prefect import Flow, flow
 from flows import evaluate
 from flows.contamination import CONTAMINATION, contamination
 from flows.download import TASK_DATA, download
-from flows.midtrain import MIDTRAIN, midtrain
+from flows.finetune import finetune as finetune
+from flows.finetune import midtrain, sft
 from flows.pipeline_run import PipelineRun
-from flows.preferences import DPO, REWARD_MODEL, dpo, reward_model
-from flows.pretrain import PRETRAIN, pretrain
-from flows.rl import RL, rl
+from flows.preferences import dpo, reward_model
+from flows.pretrain import pretrain
+from flows.rl import rl
 from flows.run_names import named
-from flows.sft import SFT, sft
 from flows.stage import StageOutcome
 from flows.train_tokenizer import train_tokenizer
 from nanochat_core.recipes_demo import demo
@@ -50,16 +50,7 @@ class PipelineResult:
 def pipeline(spec: PipelineSpec = demo()) -> PipelineResult:  # noqa: B008 - frozen; it fills the form in the UI
     """Make a chat model from raw text, evaluate it at every stage, and write the report."""
     with PipelineRun(spec) as run:
-        run.make(TASK_DATA, PRETRAIN, evaluate.BASE)  # a stage's inputs come first: text and tokenizer
-        if spec.midtrain:
-            run.make(MIDTRAIN, evaluate.MID)
-        run.make(SFT, evaluate.CHAT)
-        if spec.dpo:
-            run.make(DPO, evaluate.AFTER_DPO)
-        if spec.reward_model:
-            run.make(REWARD_MODEL)
-        if spec.rl:
-            run.make(RL, evaluate.AFTER_RL)
+        run.make(TASK_DATA, *evaluate.trained_and_evaluated(spec))  # a stage's inputs come first: text and tokenizer
         if spec.contamination:
             run.make(CONTAMINATION)
         report = run.report()

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows import background, environment, launch, run_artifacts, run_lock
-from flows.earlier_model import EARLIER_OF, check_is_whole, with_earlier
+from flows.earlier_model import check_is_whole, with_earlier
 from flows.live_view import LiveView, show_failure
 from flows.progress import StageProgress, say, warn
 from flows.run_names import command_of, what_is_new
@@ -22,10 +22,10 @@ from flows.stage import Job, Stage, StageOutcome, finished, perform
 from flows.tracking import StageTrack, Tracker
 from nanochat_core import artifacts, paths, recipes
 from nanochat_core.errors import SpecError
+from nanochat_core.model_chain import models_among
 from nanochat_core.specs import PipelineSpec
 
 NEWEST = "newest_run.json"
-MODELS = frozenset({"pretrain", "midtrain", "sft", "rl"})  # the stages that make one
 FLUSH_SECONDS = 5.0
 
 
@@ -171,7 +171,7 @@ class PipelineRun:
 
     def _whole(self, stage: Stage) -> StageOutcome:
         """Return the outcome of a stage whose files are needed: where they were pruned, it is made again."""
-        if stage in EARLIER_OF.values():
+        if not stage.module:  # an earlier model, which none makes
             check_is_whole(self.outcomes[stage.name], stage.part)
         elif self.outcomes[stage.name].is_pruned:
             warn(f"{stage.name} runs again: what it made was removed by `nanochat gc`, and is needed now")
@@ -256,7 +256,7 @@ class PipelineRun:
         """
         path = self.base / NEWEST
         known = artifacts.read_json(path)["folders"] if path.exists() else {}
-        if MODELS.isdisjoint(self.outcomes) and not MODELS.isdisjoint(known):
+        if models_among(known) and not models_among(self.outcomes):
             return
         root = paths.artifacts_dir(self.base)
         folders = {name: outcome.folder.relative_to(root).as_posix() for name, outcome in self.outcomes.items()}

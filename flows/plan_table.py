@@ -58,6 +58,7 @@ def _model(plan: dict[str, Any]) -> Iterator[Row]:
 
 
 def _training(plan: dict[str, Any]) -> Iterator[Row]:
+    yield "models, in order", str(len(plan["models"])), ", ".join(plan["models"])
     ratio, counted = plan["tokens"] / plan["scaling_parameters"], plan["scaling_parameters"]
     yield "tokens", f"{plan['tokens']:,}", f"{ratio:.3g} for each of {counted:,} parameters"
     yield "tokens a step", f"{plan['tokens_per_step']:,}", ""

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from prefect import flow
 
 from flows.download import evaluators_data
-from flows.earlier_model import EARLIER_OF, PairPart
+from flows.earlier_model import earlier_of
+from flows.finetune import stage_before
 from flows.pipeline_run import make_stages
 from flows.run_names import named
-from flows.sft import SFT
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core.data.own.preference_files import state_of_preferences
@@ -19,6 +20,7 @@ from nanochat_core.preference_specs import PairTrainingSpec
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
+PairPart = Literal["dpo", "reward_model"]
 NO_PARAMS = ("preferences", "start_from")  # of a spec: they are inputs of the stage
 
 
@@ -54,11 +56,11 @@ def preferences_params(part: PairTrainingSpec) -> StageParams:
 
 
 def pair_inputs(part: PairPart) -> Callable[[PipelineSpec], dict[str, Stage]]:
-    """Return what makes the inputs of dpo or reward_model: the model is that of SFT, or the one it starts from."""
+    """Return what makes the inputs of dpo or reward_model: the model is that before it, or the one it starts from."""
     preferences = preferences_for(part)
 
     def inputs(spec: PipelineSpec) -> dict[str, Stage]:
-        model = EARLIER_OF[part] if pair_part(spec, part).start_from else SFT
+        model = earlier_of(part) if pair_part(spec, part).start_from else stage_before(spec, part)
         return {"tokenizer": TOKENIZER, "preferences": preferences, "model": model}
 
     return inputs

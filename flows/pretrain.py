@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.download import DOWNLOAD, evaluators_data
-from flows.earlier_model import EARLIER_OF
+from flows.earlier_model import earlier_of
 from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.shard_tasks import ShardTask, ShardTasks
@@ -26,7 +26,7 @@ def tokenise_shards(tasks: ShardTasks, spec: PipelineSpec, inputs: Mapping[str, 
 def pretrain_inputs(spec: PipelineSpec) -> dict[str, Stage]:
     """Return tokenizer, text (which goes on coming while the first is made) and the model to go on from, if any."""
     inputs = {"tokenizer": TOKENIZER, "text": DOWNLOAD}
-    return inputs | ({"model": EARLIER_OF["pretrain"]} if spec.pretrain.start_from else {})
+    return inputs | ({"model": earlier_of("pretrain")} if spec.pretrain.start_from else {})
 
 
 PRETRAIN = Stage(

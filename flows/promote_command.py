@@ -14,7 +14,10 @@ EXIT_KEPT_OUT = 1
 @in_one_line
 def promote(
     challenger: Annotated[
-        str | None, typer.Argument(help="base, mid, sft, rl, models:/NAME@alias, or a folder; default: the newest chat")
+        str | None,
+        typer.Argument(
+            help="base, mid, sft, rl, a stage of finetune, models:/NAME@alias, or a folder; default: the newest chat"
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="registered model; default: nanochat-chat, for a base model nanochat-base")

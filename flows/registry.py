@@ -19,14 +19,14 @@ from flows.tracking_store import Store, is_refusal, reason
 from nanochat_core import paths
 from nanochat_core.artifacts import Manifest, read_manifest
 from nanochat_core.errors import ArtifactError, NanochatError, SpecError, did_you_mean
+from nanochat_core.model_chain import made_by, part_named
 
 NEWEST, BEST, CHAMPION = "newest", "best", "champion"
 AUTOMATIC = (NEWEST, BEST)  # aliases that registration moves
 PREFIX = "models:/"
-HEADLINES = {  # stage -> its headline metric, and whether a higher one is better
+HEADLINES: dict[str, tuple[str, bool]] = {  # kind of training -> headline metric, and whether a higher one is better
     "pretrain": ("val_bpb_last", False),
-    "midtrain": ("val_loss_last", False),
-    "sft": ("val_loss_last", False),
+    "finetune": ("val_loss_last", False),
     "dpo": ("val_accuracy_last", True),
     "rl": ("reward_after", True),
 }
@@ -35,10 +35,10 @@ HEADLINES = {  # stage -> its headline metric, and whether a higher one is bette
 def model_name(recipe: str, stage: str) -> str:
     """Return the registered model's name.
 
-    >>> model_name("demo", "sft")
-    'nanochat-demo-sft'
+    >>> model_name("demo", "sft"), model_name("demo", "finetune_dolly")
+    ('nanochat-demo-sft', 'nanochat-demo-dolly')
     """
-    return f"nanochat-{recipe}-{stage}"
+    return f"nanochat-{recipe}-{part_named(stage)}"
 
 
 def register(store: Store, run_id: str, record: RunRecord) -> None:
@@ -103,13 +103,19 @@ def version_tags(manifest: Manifest, folder: Path) -> dict[str, str]:
         "git_commit": manifest.git_commit or "unknown",
         "created": f"{manifest.created:.3f}",
     }
-    metric, _ = HEADLINES.get(manifest.stage, ("", True))
+    metric, _ = headline_of(manifest.stage)
     return tags | ({metric: str(manifest.metrics[metric])} if metric in manifest.metrics else {})
+
+
+def headline_of(stage: str) -> tuple[str, bool]:
+    """Return the metric that a stage's models are ranked by, and whether a higher one is better; "" for none."""
+    model = made_by(stage)
+    return HEADLINES.get(model.training, ("", True)) if model else ("", True)
 
 
 def is_best(manifest: Manifest, others: list[Any]) -> bool:
     """Tell whether no other version has a better headline metric."""
-    metric, is_higher_better = HEADLINES[manifest.stage]
+    metric, is_higher_better = headline_of(manifest.stage)
     own = manifest.metrics.get(metric)
     if not isinstance(own, int | float):
         return not others

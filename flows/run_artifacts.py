@@ -14,9 +14,9 @@ from flows.background import in_background
 from flows.stage import StageOutcome
 from nanochat_core import artifacts, paths
 from nanochat_core.errors import ArtifactError
+from nanochat_core.model_chain import made_by
 
 LOWER_IS_BETTER = ("bpb", "false_decline_rate")
-MODEL_STAGES = ("pretrain", "midtrain", "sft", "dpo", "reward_model", "rl")
 Scores = dict[str, float]
 
 
@@ -35,7 +35,7 @@ def show_end(report: Path, outcomes: Mapping[str, StageOutcome]) -> None:
     rows = against_the_best(report)
     if rows:
         in_background(lambda: create_table_artifact(rows, key="against-the-best", description=f"{name}: scores"))
-    made = [outcome for stage, outcome in outcomes.items() if stage in MODEL_STAGES]
+    made = [outcome for stage, outcome in outcomes.items() if made_by(stage)]
     checkpoints = [
         {"model": outcome.stage, "folder": str(outcome.folder), "digest": outcome.digest[:16]} for outcome in made
     ]

@@ -77,7 +77,7 @@ def command_of(spec: PipelineSpec) -> str:
         words += ["--data-path", spec.download.path] if spec.download.path else []
     for name, value in found.items():
         if name not in ("recipe", "force"):
-            words.append(f"--set={name}={JSON.dump_json(value).decode()}")
+            words.append(f"--set={name}={JSON.dump_json(value, exclude_defaults=True).decode()}")
     return shlex.join(words)
 
 
@@ -107,6 +107,8 @@ def differences(old: Spec, new: Spec, prefix: str = "") -> Iterator[tuple[str, A
 def short(value: Any) -> str:
     """Return a value in a few characters.
 
+    Of what has a name, that.
+
     >>> short(None), short(20_000_000), short(("sft", "rl")), short("a very long name of a data set")
     ('none', '20000000', 'sft,rl', 'a very long name of a d…')
     """
@@ -115,7 +117,8 @@ def short(value: Any) -> str:
     if isinstance(value, Spec):
         return "changed"
     if isinstance(value, tuple):
-        text = ",".join(map(str, value)) if all(isinstance(item, str) for item in value) else f"{len(value)} items"
+        names = [str(getattr(item, "name", item)) for item in value if isinstance(item, str) or hasattr(item, "name")]
+        text = ",".join(names) if len(names) == len(value) else f"{len(value)} items"
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= VALUE_CHARACTERS else f"{text[: VALUE_CHARACTERS - 1]}…"

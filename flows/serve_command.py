@@ -11,11 +11,11 @@ from flows.field_changes import nested, parse_changes
 from flows.terminal import in_one_line
 from nanochat_core import artifacts, paths
 from nanochat_core.hardware import usable_cores
+from nanochat_core.model_chain import made_by
 from nanochat_core.serve_spec import ServeSpec, parse_serve_spec
 
 MODULE = "deployments.serving"
-MODEL_HELP = "base, mid, sft, rl, models:/NAME@alias, or a folder; default: the newest chat model"
-STAGES = {"pretrain": "base", "midtrain": "mid"}  # what users call the models of stages with other names
+MODEL_HELP = "base, mid, sft, rl, a stage of finetune, models:/NAME@alias, or a folder; default: the newest chat model"
 
 
 @in_one_line
@@ -61,7 +61,8 @@ def serve_spec(folders: "ModelFolders", given: dict[str, Any], changes: list[str
 def model_name(folders: "ModelFolders") -> str:
     """Return the name by which clients ask for a model where the user says none: base, mid, sft, rl or its folder's."""
     manifest = artifacts.read_manifest(folders.model)
-    return STAGES.get(manifest.stage, manifest.stage) if manifest else folders.model.name
+    made = made_by(manifest.stage) if manifest else None
+    return made.name if made else folders.model.name
 
 
 def write_spec(base: Path, spec: ServeSpec) -> Path:

@@ -26,23 +26,15 @@ from prefect.tasks import MaterializingTask
 from flows import launch, locks, training_limit
 from flows.progress import warn
 from flows.shard_tasks import ShardTask, ShardTasks
-from nanochat_core import artifacts, paths, specs
+from nanochat_core import artifacts, paths
 from nanochat_core.artifacts import Manifest, StageFolder, StageRequest
 from nanochat_core.errors import StageFailed
+from nanochat_core.model_chain import made_by
 from nanochat_core.spec_base import Spec
 from nanochat_core.specs import PipelineSpec
 
 FORCED = ".forced_by"  # in a stage's folder: the flow run that emptied it last
-ASSETS = {  # the stages whose outputs people look for by themselves -> what they are
-    "download": "text shards",
-    "tokenizer": "tokenizer",
-    "pretrain": "base model",
-    "midtrain": "mid-trained model",
-    "sft": "chat model",
-    "dpo": "chat model after DPO",
-    "reward_model": "reward model",
-    "rl": "chat model after RL",
-}
+ASSETS = {"download": "text shards", "tokenizer": "tokenizer"}  # that people look for, besides models -> what they are
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class Stage:
     """One kind of artifact. Raise `version` when a change of the code alters what it makes from the same input."""
 
     name: str
-    part: specs.Stage  # the field of PipelineSpec that it belongs to: what --force and `nanochat stage` call it
+    part: str  # the field of PipelineSpec that it belongs to, or its name in `finetune`: what --force calls it
     module: str
     version: int
     params: Callable[[PipelineSpec], StageParams]
@@ -236,16 +228,22 @@ def task_for(job: Job, *, is_hit: bool) -> "Task[Any, Any]":
     options: dict[str, Any] = {
         "retries": launch.retries,
         "retry_delay_seconds": [launch.retry_seconds * 3**attempt for attempt in range(launch.retries)],
-        "assets": [asset(job)] if job.stage.name in ASSETS else [],
+        "assets": [asset(job, what)] if (what := what_it_makes(job.stage.name)) else [],
     }
     if not is_hit:  # refresh_cache=False would override PREFECT_TASKS_REFRESH_CACHE, so it is set only where it is True
         options["refresh_cache"] = True
     return make.with_options(**options)
 
 
-def asset(job: Job) -> Asset:
+def what_it_makes(stage: str) -> str | None:
+    """Return what a stage makes, in words, where people look for it by itself."""
+    model = made_by(stage)
+    return model.what if model else ASSETS.get(stage)
+
+
+def asset(job: Job, what: str) -> Asset:
     """Return what Prefect calls the output; where the server keeps assets, it draws their lineage."""
-    name = f"{job.spec.recipe}: {ASSETS[job.stage.name]}"
+    name = f"{job.spec.recipe}: {what}"
     properties = AssetProperties(name=name, description=f"Folder {job.folder}")
     return Asset(key=f"nanochat://{job.stage.name}/{job.fingerprint[:16]}", properties=properties)
 

@@ -11,15 +11,15 @@ from rich.table import Table
 from flows.pipeline import PipelineResult
 from flows.stage import StageOutcome
 from nanochat_core.artifacts import read_json
+from nanochat_core.model_chain import made_by
 
-HEADLINES = {  # what to read first, by how a stage's name begins: metric -> how it is called in the table
+HEADLINES = {  # what to read first, by how a stage's name or its kind of training begins: metric -> its name here
     "download": {"train_documents": "documents", "train_characters": "characters"},
     "task_data": {"files": "files"},
     "tokenizer": {"vocab_size": "tokens", "bytes_per_token": "bytes per token"},
     "pretrain": {"val_bpb_first": "bpb before", "val_bpb_last": "after", "tokens_per_second": "tokens/s"},
     "conversations": {"train_rows": "conversations", "train_tokens": "tokens"},
-    "midtrain": {"val_loss_first": "loss before", "val_loss_last": "after"},
-    "sft": {"val_loss_first": "loss before", "val_loss_last": "after"},
+    "finetune": {"val_loss_first": "loss before", "val_loss_last": "after"},
     "preferences": {"train_rows": "pairs"},
     "dpo": {"val_margin_last": "margin", "val_accuracy_last": "ranked right"},
     "reward_model": {"val_accuracy_last": "ranked right"},
@@ -45,7 +45,9 @@ def headline(stage: str, metrics: Mapping[str, Any]) -> str:
     >>> headline("midtrain", {"val_loss_first": 7.4, "val_loss_last": 0.82, "steps": 280})
     'loss before 7.4, after 0.82'
     """
-    names = next((names for start, names in HEADLINES.items() if stage.startswith(start)), {})
+    model = made_by(stage)
+    kind = model.training if model else stage
+    names = next((names for start, names in HEADLINES.items() if kind.startswith(start)), {})
     return ", ".join(
         f"{label} {number(metrics[name])}" for name, label in names.items() if metrics.get(name) is not None
     )

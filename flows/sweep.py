@@ -29,6 +29,7 @@ from flows.tracking import Tracker
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core import paths
 from nanochat_core.errors import StageFailed
+from nanochat_core.model_chain import CALLED
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec, with_changes
 from nanochat_core.sweep_members import Member, members_of
@@ -121,7 +122,7 @@ def make_text(spec: PipelineSpec, *, sweep_name: str, with_core: bool) -> list[S
 def train_model(spec: PipelineSpec, *, sweep_name: str, with_core: bool) -> list[StageOutcome]:
     """Train one model of a sweep, and measure it."""
     with PipelineRun(spec, sweep=sweep_name) as run:
-        run.make(PRETRAIN, *([evaluate.BASE] if with_core else []))
+        run.make(PRETRAIN, *([evaluate.evaluation_of(CALLED["base"])] if with_core else []))
     return list(run.outcomes.values())
 
 

@@ -27,12 +27,12 @@ from flows.tracking_record import Headline, RunRecord, Status, end
 from flows.tracking_run import RunWriter
 from flows.tracking_store import Store
 from flows.tracking_writer import Writer
+from nanochat_core.model_chain import made_by
 from nanochat_core.specs import PipelineSpec
 
 FINISH_SECONDS = 20.0
 SMALL_FILES = ("result.json", "scores.json", "gallery.json", "spec.json")
 ANSWERS = "records/*.parquet"  # of an evaluation, a file a task
-MODELS = ("pretrain", "midtrain", "sft", "dpo", "rl")  # stages whose output is registered as a model
 __all__ = ["StageTrack", "Tracker", "reconcile"]
 log = logging.getLogger("nanochat.tracking")
 
@@ -205,7 +205,8 @@ class StageTrack:
         if not outcome.is_cached:
             record.files = [outcome.folder / name for name in SMALL_FILES if (outcome.folder / name).exists()]
             record.files += sorted(outcome.folder.glob(ANSWERS))
-            record.registers_model = self._stage in MODELS and "sweep" not in self._tracker.shared_tags
+            model = made_by(self._stage)
+            record.registers_model = bool(model and model.is_speaking) and "sweep" not in self._tracker.shared_tags
         end(record, "FINISHED")
 
     def _tell_url(self, run_id: str) -> None:

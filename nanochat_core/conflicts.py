@@ -15,8 +15,10 @@ from pathlib import Path
 from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec
+from nanochat_core.finetune_conflicts import conversations_of, forced_stages, missing_files, mixture_items, own_stages
 from nanochat_core.model.accounting import SMEAR_CHANNELS
-from nanochat_core.preference_specs import PairTrainingSpec
+from nanochat_core.model_chain import trainings
+from nanochat_core.preference_specs import PairTrainingSpec, RewardModelSpec
 from nanochat_core.specs import (
     ConversationsSpec,
     EvaluateSpec,
@@ -97,6 +99,7 @@ def obstacles(spec: PipelineSpec, *, gpus: int) -> list[str]:
     return [
         *_unknown_tasks(spec),
         *_missing_path(spec),
+        *missing_files(spec),
         *_missing_preferences(spec),
         *_devices(launch, gpus),
         *_shard_workers(launch),
@@ -134,9 +137,8 @@ def _names(spec: PipelineSpec) -> Iterator[str]:
             f"run_name: {spec.run_name!r} cannot name a folder; use letters, digits, '.', '_' and '-', "
             "and a name other than 'latest'"
         )
-    for stage in spec.force:
-        if stage in ("midtrain", "dpo", "reward_model", "rl", "contamination") and getattr(spec, stage) is None:
-            yield f"force: the stage {stage} is left out of this pipeline; fill {stage} in, or take it off the list"
+    yield from own_stages(spec)
+    yield from forced_stages(spec)
 
 
 def _shape(spec: PipelineSpec) -> Iterator[str]:
@@ -190,28 +192,28 @@ def _batches(spec: PipelineSpec, ranks: int | None) -> Iterator[str]:
             f"lanes, fewer than {ranks} ranks; choose fewer ranks (launch.nproc_per_node), or more rows, best a "
             f"multiple of {MAX_LANES}"
         )
-    for name, rows in (
-        ("midtrain.batch_rows", spec.midtrain and spec.midtrain.batch_rows),
-        ("sft.batch_rows", spec.sft.batch_rows),
-        ("rl.questions_per_step", spec.rl and spec.rl.questions_per_step),
-    ):
-        if ranks and rows and rows % ranks:
+    shared = {f"{name}.batch_rows": part.batch_rows for name, part in _finetunings(spec).items()}
+    shared |= {"rl.questions_per_step": spec.rl.questions_per_step} if spec.rl else {}
+    for name, rows in shared.items():
+        if ranks and rows % ranks:
             yield f"{name}: {rows} cannot be shared evenly by {ranks} ranks; choose a multiple of {ranks}"
 
 
 def _chat_parts(spec: PipelineSpec) -> Iterator[str]:
-    yield from _schedule("pretrain", spec.pretrain.optimizer, spec.pretrain.steps)
-    for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
-        if part is not None:
-            yield from _schedule(name, part.optimizer, part.steps)
-            yield from _mixture(f"{name}.conversations", part.conversations, spec.task_data)
+    for name, part in trainings(spec).items():
+        yield from _schedule(name, part.optimizer, part.steps)
+    for name, conversations in conversations_of(spec).items():
+        yield from _mixture(name, conversations, spec.task_data)
     model_len = spec.pretrain.model.sequence_len
-    for name, finetune in (("midtrain", spec.midtrain), ("sft", spec.sft)):
-        if finetune is not None:
-            yield from _finetune(name, finetune, model_len)
-            model_len = max(model_len, finetune.sequence_len or 0)  # from here on
+    for name, finetune in _finetunings(spec).items():
+        yield from _finetune(name, finetune, model_len)
+        model_len = max(model_len, finetune.sequence_len or 0)  # from here on
     if spec.rl is not None:
         yield from _rl(spec.rl, model_len)
+
+
+def _finetunings(spec: PipelineSpec) -> dict[str, FinetuneSpec]:
+    return {name: part for name, part in trainings(spec).items() if isinstance(part, FinetuneSpec)}
 
 
 def _schedule(name: str, optimizer: OptimizerSpec, steps: int | None) -> Iterator[str]:
@@ -224,7 +226,8 @@ def _schedule(name: str, optimizer: OptimizerSpec, steps: int | None) -> Iterato
 
 
 def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) -> Iterator[str]:
-    tasks = [item.task for item in conversations.mixture]
+    yield from mixture_items(name, conversations)
+    tasks = [item.task for item in conversations.mixture if item.task]
     for task in sorted(set(tasks) & set(UNTRAINABLE)):
         yield f"{name}.mixture: {task} has no training split; take it out"
     if conversations.weighted_rows and not any(item.weight for item in conversations.mixture):
@@ -287,16 +290,16 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
             f"rl.eval_questions: {part.eval_questions} questions; only {held_out} are held out "
             "(rl.conversations.validation_rows)"
         )
-    if ungraded := sorted({item.task for item in part.conversations.mixture} & set(UNGRADED)):
+    ungraded = [item.path or item.task for item in part.conversations.mixture if item.path or item.task in UNGRADED]
+    if ungraded := sorted({name for name in ungraded if name}):
         yield f"rl.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
     yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
 
 
 def _preferences(spec: PipelineSpec) -> Iterator[str]:
     model_len = spec.pretrain.model.sequence_len
-    longest = CONTEXT_MARGIN * max(model_len, *(part.sequence_len or 0 for part in (spec.midtrain, spec.sft) if part))
+    longest = CONTEXT_MARGIN * max(model_len, *(part.sequence_len or 0 for part in _finetunings(spec).values()))
     for name, part in _pair_parts(spec):
-        yield from _schedule(name, part.optimizer, part.steps)
         if (part.sequence_len or 0) > longest:
             yield f"{name}.sequence_len: {part.sequence_len} tokens; the model answers in {longest} at most"
     if spec.rl is not None and spec.rl.reward == "preference" and spec.reward_model is None:
@@ -337,8 +340,8 @@ def _evaluators(spec: PipelineSpec) -> Iterator[str]:
 
 def _evaluators_of(spec: PipelineSpec) -> dict[str, tuple[EvaluatorSpec, ...]]:
     """Return {field: evaluators} of each training stage of the pipeline."""
-    parts = {name: getattr(spec, name) for name in ("pretrain", "midtrain", "sft", "dpo", "rl")}
-    return {f"{name}.evaluators": part.evaluators for name, part in parts.items() if part is not None}
+    parts = trainings(spec).items()
+    return {f"{name}.evaluators": part.evaluators for name, part in parts if not isinstance(part, RewardModelSpec)}
 
 
 def _evaluation(part: EvaluateSpec, spec: PipelineSpec) -> Iterator[str]:
@@ -409,9 +412,8 @@ def _arithmetic(spec: PipelineSpec) -> Iterator[str]:
 def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
     """Say which names no installed package has registered (their code is not loaded)."""
     named = {"evaluate.chat_tasks": list(spec.evaluate.chat_tasks)}
-    for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
-        if part is not None:
-            named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
+    for name, conversations in conversations_of(spec).items():
+        named[f"{name}.mixture"] = [item.task for item in conversations.mixture if item.task]
     if spec.contamination is not None:
         named["contamination.chat_tasks"] = list(spec.contamination.chat_tasks or ())
     for field, tasks in named.items():

@@ -16,6 +16,7 @@ from nanochat_core.data.lanes import busiest_rows
 from nanochat_core.gpus import GPU, find_gpu, parse_hardware
 from nanochat_core.model.accounting import flops_per_token, kv_bytes_per_token, parameter_counts, scaling_parameters
 from nanochat_core.model.memory import MEMORY_SHARE, inference_memory, micro_rows, training_memory
+from nanochat_core.model_chain import models_of
 from nanochat_core.optim import scaling
 from nanochat_core.specs import LaunchSpec, PipelineSpec, Precision
 
@@ -64,6 +65,7 @@ def derived_numbers(spec: PipelineSpec) -> dict[str, Any]:
     flops, tokens = flops_per_token(model, vocab_size), pretrain.steps * total
     return {
         "recipe": spec.recipe,
+        "models": [model.name for model in models_of(spec)],
         "arch": model.arch,
         "layers": model.depth,
         "width": model.n_embd,

@@ -32,7 +32,6 @@ Stage = Literal[
     "contamination",
     "report",
 ]
-ModelName = Literal["base", "mid", "sft", "dpo", "rl"]
 DataSource = Literal["local", "hub", "path"]
 TaskDataset = Literal["smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words"]
 Arch = Literal["classic", "full"]
@@ -218,12 +217,19 @@ class PretrainSpec(Spec):
 
 
 class MixtureItem(Spec):
-    """One task of a mixture of conversations."""
+    """One task, or one file of the user's own, of a mixture of conversations."""
 
-    task: str = Field(
+    task: str | None = Field(
+        None,
         description="name of a registered task: ARC-Easy, ARC-Challenge, CustomJSON, Documents, GSM8K, Identity, MMLU, "
         "SimpleSpelling, SmolTalk, SpellingBee; without the Hub: Arithmetic, LongArithmetic, CountLetters, Facts, "
-        "Greetings, Spelling"
+        "Greetings, Spelling; empty: path names a file",
+    )
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="in place of a task: file of conversations as OpenAI, ShareGPT, Alpaca, Dolly or Harmony write "
+        "them (.jsonl, .json, .parquet, .txt), or a folder with a train and a test file",
     )
     rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")
@@ -239,7 +245,7 @@ class MixtureItem(Spec):
 class ConversationsSpec(Spec):
     """Conversations rendered to token ids and a mask of what is learned."""
 
-    mixture: tuple[MixtureItem, ...] = Field(min_length=1, description="tasks and how much of each")
+    mixture: tuple[MixtureItem, ...] = Field(min_length=1, description="tasks and files, and how much of each")
     weighted_rows: int | None = Field(
         None,
         ge=1,
@@ -287,6 +293,24 @@ class FinetuneSpec(Spec):
     seed: int = Field(42, ge=0, le=2**53, description="random seed")
     evaluators: tuple[EvaluatorSpec, ...] = evaluators_field()
     runtime: TrainingRuntime = runtime_field(TrainingRuntime(), description="how it runs; changes no result")
+
+
+class OwnFinetuneSpec(FinetuneSpec):
+    """A stage that the pipeline names itself: SFT on other conversations, before, between or after the usual stages."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9-]*$",
+        max_length=40,
+        description="what the stage and its model are called, for example dolly: letters from a to z, digits and '-'",
+    )
+    after: Literal["pretrain", "midtrain", "sft"] = Field(
+        "sft", description="the stage that it comes after; of several after one stage, each follows that before it"
+    )
+    optimizer: OptimizerSpec = Field(OptimizerSpec(lr_scale=0.02, warmdown_ratio=1.0), description="rates and schedule")
+    batching: Literal["stream", "padded", "packed", "bucketed"] = Field(
+        "packed", description=FinetuneSpec.model_fields["batching"].description
+    )
+    batch_rows: int = Field(8, ge=1, description="rows in an optimizer step")
 
 
 class RLSpec(Spec):
@@ -390,6 +414,9 @@ class PipelineSpec(Spec):
         None, description="the base model learns the shape of a chat; empty: left out"
     )
     sft: FinetuneSpec = Field(description="supervised fine-tuning: the chat model")
+    finetune: tuple[OwnFinetuneSpec, ...] = Field(
+        (), description="more stages of fine-tuning, each with a name and the stage that it comes after"
+    )
     dpo: DPOSpec | None = Field(
         None, description="direct preference optimization: learning from pairs of answers; empty: left out"
     )
@@ -402,7 +429,9 @@ class PipelineSpec(Spec):
         None, description="the training text is searched for the questions of the evaluation; empty: left out"
     )
     launch: LaunchSpec = runtime_field(LaunchSpec(), description="processes and machines")
-    force: tuple[Stage, ...] = runtime_field((), description="stages to run again although their outputs are there")
+    force: tuple[Stage | str, ...] = runtime_field(
+        (), description="stages to run again although their outputs are there, those of finetune by their names"
+    )
 
 
 S = TypeVar("S", bound=Spec)

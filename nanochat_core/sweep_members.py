@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from nanochat_core import recipes
 from nanochat_core.errors import SpecError
 from nanochat_core.model.accounting import derive_shape, flops_per_token, parameter_counts, scaling_parameters
+from nanochat_core.model_chain import base_alone
 from nanochat_core.optim import scaling
 from nanochat_core.specs import ModelSpec, PipelineSpec
 from nanochat_core.sweep_specs import CountedParameters, SweepSpec
@@ -114,8 +115,7 @@ def _member(sweep: SweepSpec, depth: int, budget: float | None) -> Member:
         "evaluators": base.pretrain.evaluators if sweep.with_core else (),
     }
     pretrain = base.pretrain.model_copy(update=changes)
-    left_out = {name: None for name in ("midtrain", "dpo", "reward_model", "rl")}
-    spec = recipes.resolve(base.model_copy(update={"pretrain": pretrain, **left_out}))
+    spec = recipes.resolve(base_alone(base).model_copy(update={"pretrain": pretrain}))
     return Member(_name(depth, budget), depth, budget, _counted(spec, sweep.counted), spec)
 
 

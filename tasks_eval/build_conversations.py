@@ -2,7 +2,8 @@
 
     python -m tasks_eval.build_conversations FOLDER/spec.json
 
-Columns: messages (JSON), source (task), ids list<int32>, mask list<int8> (1 = learned), meta (JSON, for the grader).
+Columns: messages (JSON), source (task, or the user's file), ids list<int32>, mask list<int8> (1 = learned), meta (JSON,
+for the grader).
 """
 
 import json
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from nanochat_core.artifacts import StageFolder, run_stage
 from nanochat_core.chat_format import IN_SEQUENCE, ORDER_KEY
+from nanochat_core.data.own.conversation_files import check_unchanged
 from nanochat_core.inference.interface import Conversation
 from nanochat_core.metrics import MetricsWriter
 from nanochat_core.specs import ConversationsSpec, parse_params
@@ -43,11 +45,14 @@ def main() -> None:
 
 
 def build(folder: StageFolder) -> None:
-    """Write both files and the result; raises DataError or SpecError where a task or its data is missing."""
-    spec = parse_params(ConversationsSpec, folder.request.params)
+    """Write both files and the result; raises DataError or SpecError where a task or its data is missing or wrong."""
+    params = dict(folder.request.params)
+    own_files: dict[str, str | None] = params.pop("own_files", {})
+    spec = parse_params(ConversationsSpec, params)
     data = TaskData.open(folder.input("task_data"))
     tokenizer = Tokenizer.load(folder.input("tokenizer"))
     picks = {"train": training_picks(spec, data), "validation": validation_picks(spec, data)}
+    check_unchanged(own_files)  # else they would not be what this stage's fingerprint says
     total, details, done = sum(len(part) for part in picks.values()), {}, 0
 
     def report(rows: int) -> None:

@@ -1,6 +1,7 @@
 """A mixture of tasks as a list of picks: which example of which task, in which order. Deterministic for a seed.
 
-A task without a weight gives the first `rows` of its train split, `epochs` times. Those with weights share
+A file of the user's own is a task as well. One without a weight gives the first `rows` of its train split, `epochs`
+times. Those with weights share
 `weighted_rows`: each gives its share of them, going over its rows as often as that needs. The rows are shuffled, or, in
 a sequence, those of one task after those of the other.
 
@@ -11,13 +12,16 @@ splits, so the two share questions only where it asks for nearly all that a spli
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
+from nanochat_core.data.own.conversation_files import source_names
 from nanochat_core.inference.interface import Conversation
 from nanochat_core.specs import ConversationsSpec, MixtureItem
-from tasks_eval.task import Task, make_task
+from tasks_eval.task import Split, Task, make_task
 from tasks_eval.task_data import TaskData
+from tasks_eval.tasks.custom_json import make_from
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,25 @@ class Pick:
         return self.task[self.index]
 
 
+def tasks_of(spec: ConversationsSpec, data: TaskData, split: Split) -> dict[str, Task]:
+    """Return {source: task} of a mixture, each once, in its order; a file of the user's own is a task by its name.
+
+    Raises DataError, that of a file with the lines that are wrong, or SpecError where there is nothing to make one of.
+    """
+    paths = {source: item.path for source, item in zip(source_names(spec.mixture), spec.mixture, strict=True)}
+    return {
+        source: make_from(Path(path), source, split) if path else make_task(source, data, split)
+        for source, path in paths.items()
+    }
+
+
 def training_picks(spec: ConversationsSpec, data: TaskData) -> list[Pick]:
     """Return all rows of the mixture, shuffled or in sequence. A task with fewer rows than asked for gives all it has.
 
     In a sequence the seed shuffles what each task gives, not what comes first.
     """
-    tasks = [make_task(item.task, data, "train") for item in spec.mixture]
+    found = tasks_of(spec, data, "train")
+    tasks = [found[source] for source in source_names(spec.mixture)]
     available = [min(item.rows or len(task), len(task)) for item, task in zip(spec.mixture, tasks, strict=True)]
     counts = row_counts(spec.mixture, available, spec.weighted_rows)
     given = [
@@ -50,8 +67,7 @@ def training_picks(spec: ConversationsSpec, data: TaskData) -> list[Pick]:
 
 def validation_picks(spec: ConversationsSpec, data: TaskData) -> list[Pick]:
     """Return `validation_rows` held-out rows, shuffled; fewer where the test splits are small."""
-    names = list(dict.fromkeys(item.task for item in spec.mixture))
-    tasks = [make_task(name, data, "test") for name in names]
+    tasks = list(tasks_of(spec, data, "test").values())
     picks: list[Pick] = []
     for task, rows in zip(tasks, even_shares(spec.validation_rows, [len(task) for task in tasks]), strict=True):
         picks += [Pick(task, len(task) - 1 - number) for number in range(rows)]

@@ -14,7 +14,7 @@ from nanochat_core.specs import Stage
 PROJECT = Path(__file__).parents[1]
 CONFIGURATION = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
 DEPLOYMENTS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in CONFIGURATION["deployments"]}
-STAGE_OF = {"train-tokenizer": ["tokenizer"], "download": ["download", "task_data"]}
+STAGE_OF = {"train-tokenizer": ["tokenizer"], "download": ["download", "task_data"], "finetune": []}  # of no name yet
 
 
 def tagged(tag: str) -> list[str]:

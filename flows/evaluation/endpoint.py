@@ -103,4 +103,4 @@ def last_asked(endpoint: Endpoint, base: Path, *, needs_one: bool) -> Asked:
         return Asked((), EvaluateSpec())
     if not found:
         raise SpecError(f"{endpoint.url} was never evaluated here: name what it is asked, for example --tasks GSM8K.")
-    return asked_of(max(found, key=lambda manifest: manifest.created).params, None, EvaluateSpec())
+    return asked_of(max(found, key=lambda manifest: manifest.created).params, (), EvaluateSpec())

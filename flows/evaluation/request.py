@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
-from flows.evaluate import MEASURES, Measure
+from flows.evaluate import OF_BASE, Measure
 from nanochat_core.conflicts import CORE_LABELS, TASK_DATASETS, UNGRADED, WITH_PERSONA
 from nanochat_core.data.own import persona
 from nanochat_core.errors import SpecError, did_you_mean
-from nanochat_core.specs import EvaluateSpec, ModelName, parse_params
+from nanochat_core.specs import EvaluateSpec, parse_params
 
 ALL_OF_CORE = "CORE"
 CORE_EXAMPLES = 500  # of each task of CORE, where nothing else was said
@@ -49,7 +49,7 @@ class Asked:
         """
         chat = {TASK_DATASETS[task] for task in self.spec.chat_tasks if task in TASK_DATASETS}
         chat |= {persona.DATASET for task in self.spec.chat_tasks if task in WITH_PERSONA}
-        is_usual = self.measures == MEASURES["base"] and not (self.spec.core_tasks or self.is_named)
+        is_usual = self.measures == OF_BASE and not (self.spec.core_tasks or self.is_named)
         has_core = "core" in self.measures and self.spec.core_examples and not is_usual
         return ({"core"} if has_core else set()) | (chat if "chat" in self.measures else set())
 
@@ -95,9 +95,8 @@ def ordered(measures: Iterable[str]) -> tuple[Measure, ...]:
     return tuple(measure for measure in order if measure in wanted)
 
 
-def asked_of(params: dict[str, Any], model_name: ModelName | None, otherwise: EvaluateSpec) -> Asked:
+def asked_of(params: dict[str, Any], usual: tuple[Measure, ...], otherwise: EvaluateSpec) -> Asked:
     """Return what an evaluation with these parameters has asked; what it did not use, `otherwise` says."""
     own = {name: value for name, value in params.items() if name in EvaluateSpec.model_fields}
-    default = MEASURES[model_name] if model_name else ()
     spec = parse_params(EvaluateSpec, otherwise.model_dump() | own)
-    return Asked(ordered(params.get("measures", default)), spec)
+    return Asked(ordered(params.get("measures", usual)), spec)

@@ -26,17 +26,11 @@ from flows.stage import StageOutcome
 from nanochat_core.artifacts import read_json, write_json
 from nanochat_core.hardware import describe
 from nanochat_core.metrics import read_metrics
+from nanochat_core.model_chain import models_among
 from nanochat_core.paths import reports_dir
 from nanochat_core.specs import LaunchSpec, PipelineSpec
 
 LATEST = "latest"
-TRAINING_STAGES = {
-    "base": "pretrain",
-    "mid": "midtrain",
-    "sft": "sft",
-    "dpo": "dpo",
-    "rl": "rl",
-}  # model -> the stage that made it
 VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
 # How the names of the stages without a GPU begin.
 CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_", "preferences_", "contamination")
@@ -87,9 +81,9 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
     """Return the content of report.json, but for `evaluation_content`. A stage that did not run has no entry."""
     evaluations = evaluations_of(stages)
     numbers = {
-        stage: stages[stage].metrics | (flat_scores(evaluations[model]) if model in evaluations else {})
-        for model, stage in TRAINING_STAGES.items()
-        if stage in stages
+        model.stage: stages[model.stage].metrics
+        | (flat_scores(evaluations[model.name]) if model.name in evaluations else {})
+        for model in models_among(stages)
     }
     if "pretrain" in stages:
         numbers["pretrain"]["bpb_by_position"] = stages["pretrain"].details.get("bpb_by_position", {})
@@ -108,7 +102,8 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
 
 def evaluations_of(stages: Mapping[str, StageFiles]) -> dict[str, StageFiles]:
     """Return the evaluation of each model that has one, in the order of training."""
-    return {model: stages[f"evaluate_{model}"] for model in TRAINING_STAGES if f"evaluate_{model}" in stages}
+    names = [model.name for model in models_among(stages)]
+    return {name: stages[f"evaluate_{name}"] for name in names if f"evaluate_{name}" in stages}
 
 
 def contamination_entry(stages: Mapping[str, StageFiles]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from nanochat_core.model_chain import Model, Training, made_by
+
 INK = "#010203"  # replaced by currentColor
 COLORS = ("#3b82f6", "#e8853a", "#8b8f98")  # readable on white and on near black
 MORE_COLORS = (*COLORS[:2], "#2f9e63", "#a55cf0", "#d6455d", "#0e9aa7", "#b08a1e", COLORS[2])  # where lines are many
@@ -49,49 +51,41 @@ class Curves:
 LOSSES = {"train/loss": "training batch", "val/loss": "held out"}
 MARGINS = {"train/margin": "training batch", "val/margin": "held out"}
 RANKED = {"train/accuracy": "training batch", "val/accuracy": "held out"}
-CURVES: dict[str, tuple[Curves, ...]] = {
+CURVES: dict[Training, tuple[Curves, ...]] = {  # names and titles follow those of the stage
     "pretrain": (
-        Curves("pretrain_loss", "Pretraining: loss", "nats per token", LOSSES),
-        Curves("pretrain_bpb", "Pretraining: validation", "bits per byte", {"val/bpb": "model"}),
+        Curves("loss", "loss", "nats per token", LOSSES),
+        Curves("bpb", "validation", "bits per byte", {"val/bpb": "model"}),
     ),
-    "midtrain": (Curves("midtrain_loss", "Mid-training: loss", "nats per token", LOSSES),),
-    "sft": (Curves("sft_loss", "SFT: loss", "nats per token", LOSSES),),
-    "dpo": (Curves("dpo_margin", "DPO: margin of chosen over rejected", "nats of reward", MARGINS),),
-    "reward_model": (Curves("reward_model_accuracy", "Reward model: pairs ranked right", "share", RANKED),),
-    "rl": (
-        Curves("rl_reward", "RL: mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),
-    ),
-}
-TRAINING_TITLES = {
-    "pretrain": "Pretraining",
-    "midtrain": "Mid-training",
-    "sft": "SFT",
-    "dpo": "DPO",
-    "reward_model": "Reward model",
-    "rl": "RL",
+    "finetune": (Curves("loss", "loss", "nats per token", LOSSES),),
+    "dpo": (Curves("margin", "margin of chosen over rejected", "nats of reward", MARGINS),),
+    "reward_model": (Curves("accuracy", "pairs ranked right", "share", RANKED),),
+    "rl": (Curves("reward", "mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),),
 }
 MEANS = {"core": "CORE", "core_partial": "CORE, only some tasks", "chatcore": "ChatCORE"}
 
 
 def plots_of(stage: str, lines: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[Plot]:
     """Return a stage's pictures from its `metrics.jsonl` lines and the headline `metrics` of its result."""
-    plots = []
-    for curves in CURVES.get(stage, ()):
+    model, plots = made_by(stage), []
+    if model is None:
+        return []
+    for curves in CURVES[model.training]:
         series = {label: points_of(lines, metric) for metric, label in curves.metrics.items()}
         level = None
-        if curves.name == "rl_reward" and "reward_after" in metrics:
+        if curves.name == "reward" and "reward_after" in metrics:
             last = (int(metrics["steps"]), float(metrics["reward_after"]))
             if last[0] not in dict(series["held out"]):
                 series["held out"].append(last)
-        if curves.name == "pretrain_bpb" and metrics.get("bigram_bpb") is not None:
+        if curves.name == "bpb" and metrics.get("bigram_bpb") is not None:
             level = ("bigram table", float(metrics["bigram_bpb"]))
         series = {label: points for label, points in series.items() if points}
         if series:
-            plots.append(Plot(curves.name, curves.title, curves.unit, series, level))
-    return plots + (evaluator_plots(stage, lines) if stage in CURVES else [])
+            title = f"{model.stage_title}: {curves.title}"
+            plots.append(Plot(f"{stage}_{curves.name}", title, curves.unit, series, level))
+    return plots + evaluator_plots(model, lines)
 
 
-def evaluator_plots(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
+def evaluator_plots(model: Model, lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
     """Return pictures of what was measured while a stage trained: each mean over tasks, the tasks, and pass@k.
 
     Tasks that are too many to tell apart in one picture are left to MLflow.
@@ -100,7 +94,7 @@ def evaluator_plots(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[Plot
     accuracies = {match[1]: name for name in names if (match := re.fullmatch("eval/(.+)/accuracy", name))}
     passes = {f"pass@{match[1]}": name for name in names if (match := re.fullmatch(r"rl/pass_at_(\d+)", name))}
     means = [match[1] for name in names if (match := re.fullmatch("eval/([^/]+?)", name)) and not is_aside(name)]
-    title = TRAINING_TITLES[stage]
+    stage, title = model.stage, model.stage_title
     plots = []
     for name in means:
         unit = "centred accuracy" if name in MEANS else name

@@ -8,8 +8,9 @@ from flows.report.evaluation.page import lay_out_with_answers
 from flows.report.evaluation.plots import EvaluationPlot, evaluation_svg
 from flows.report.evaluation.sections import evaluation_plots, evaluation_sections, sample_sections
 from flows.report.layout import Section, duration, shown
-from flows.report.plots import TRAINING_TITLES, Plot, svg
+from flows.report.plots import Plot, svg
 from flows.report.tokenizer import bars_svg, comparison_bars, comparison_note, comparison_table
+from nanochat_core.model_chain import models_among
 
 
 def render(report: Mapping[str, Any], plots: Sequence[Plot], evaluations: Sequence[Evaluation]) -> dict[str, str]:
@@ -51,9 +52,8 @@ def sections(report: Mapping[str, Any], plots: Sequence[Plot], scored: Sequence[
         Section("Training curves", plots=plots),
         *evaluation_sections(report, scored),
         *(
-            Section(f"{title} in numbers", facts=_facts(report["stages"][stage]["metrics"]))
-            for stage, title in TRAINING_TITLES.items()
-            if stage in report["stages"]
+            Section(f"{model.stage_title} in numbers", facts=_facts(report["stages"][model.stage]["metrics"]))
+            for model in models_among(report["stages"])
         ),
         _positions(report.get("pretrain", {}).get("bpb_by_position", {})),
         *sample_sections(report["samples"]),

@@ -26,9 +26,9 @@ from nanochat_core.conversion.transformers_folder import Imported
 from nanochat_core.distributed import World
 from nanochat_core.errors import ArtifactError, SpecError, did_you_mean
 from nanochat_core.model.accounting import derive_shape, parameter_counts
+from nanochat_core.model_chain import CALLED
 from nanochat_core.tokenizer.bpe import FILE_NAME, Tokenizer
 
-STAGES = {"base": "pretrain", "mid": "midtrain", "sft": "sft", "rl": "rl"}
 VERSION = 1
 CHECKPOINTS = "checkpoints"
 
@@ -61,15 +61,15 @@ def read_model(folder: Path, tokenizer_file: Path | None = None) -> Imported:
 def adopt(model: Imported, base: Path, *, stage: str | None = None) -> Adopted:
     """Write the model below `base`/artifacts and return its folders.
 
-    `stage`: base, mid, sft or rl; else what its source says, else base. Raises SpecError for another name.
+    `stage`: base, mid, sft, dpo or rl; else what its source says, else base. Raises SpecError for another name.
     """
-    if stage is not None and stage not in STAGES:
-        raise SpecError(f"Unknown --as {stage!r}{did_you_mean(stage, STAGES)}.")
+    if stage is not None and stage not in CALLED:
+        raise SpecError(f"Unknown --as {stage!r}{did_you_mean(stage, CALLED)}.")
     root = paths.artifacts_dir(base)
     tokenizer = _adopt_tokenizer(model.tokenizer, root)
     manifest = artifacts.read_manifest(tokenizer)
     assert manifest is not None
-    kind = STAGES[stage] if stage else model.stage or "pretrain"
+    kind = CALLED[stage].stage if stage else model.stage or "pretrain"
     with _work_folder(root / kind) as work:
         meta = _write_checkpoint(work, model, kind)
         params = {"imported": model.source, "weights": meta.files[checkpoint.MODEL_FILE]}
@@ -178,7 +178,9 @@ def import_model(
     folder: Path,
     base_dir: Annotated[Path, typer.Option(help="below it, artifacts/ gets the model")],
     tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json, or tiktoken's file of ranks")] = None,
-    stage: Annotated[str | None, typer.Option("--as", help="base, mid, sft or rl; default: as its source says")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--as", help="base, mid, sft, dpo or rl; default: as its source says")
+    ] = None,
     newest_record: Annotated[Path | None, typer.Option(help="file that says what the newest models are")] = None,
 ) -> None:
     """Make the model in FOLDER an artifact of this project."""

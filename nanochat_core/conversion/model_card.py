@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from nanochat_core.checkpoint import CheckpointMeta
 from nanochat_core.conversion.provenance import Provenance, Score
 from nanochat_core.model.accounting import derive_shape, parameter_counts
+from nanochat_core.model_chain import made_by
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -16,13 +17,6 @@ DATA_SETS = {  # of the tasks that are on the Hub
     "GSM8K": "openai/gsm8k",
     "HumanEval": "openai/openai_humaneval",
     "SmolTalk": "HuggingFaceTB/smol-smoltalk",
-}
-STAGES = {
-    "pretrain": "a base model: it continues text",
-    "midtrain": "a chat model after mid-training",
-    "sft": "a chat model after supervised fine-tuning",
-    "dpo": "a chat model after direct preference optimization",
-    "rl": "a chat model after reinforcement learning",
 }
 USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -89,7 +83,8 @@ def _what_it_is(meta: CheckpointMeta, found: Provenance) -> str:
         ("context", f"{shape.sequence_len:,} tokens"),
         ("blocks", f"`{shape.arch}`"),
     ]
-    text = f"This is {STAGES.get(meta.stage, meta.stage)}, trained with nanochat"
+    made = made_by(meta.stage)
+    text = f"This is a {made.what if made else meta.stage}, trained with nanochat"
     return "\n".join(
         [f"{text}{f' on {found.text}' if found.text else ''}.", "", "| | |", "|---|---|"]
         + [f"| {label} | {value} |" for label, value in rows]

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from flows.cli import PARTS
-from flows.evaluate import AFTER_DPO, evaluations
+from flows.evaluate import evaluation_of, evaluations
+from flows.finetune import SFT
 from flows.pipeline import STAGE_FLOWS, pipeline
 from flows.preferences import DPO, REWARD_MODEL, preferences_for
 from flows.rl import RL
-from flows.sft import SFT
 from nanochat_core.conflicts import conflicts, obstacles
 from nanochat_core.errors import SpecError
+from nanochat_core.model_chain import CALLED
 from nanochat_core.preference_specs import DPOSpec, PreferencesSpec, RewardModelSpec
 from nanochat_core.recipes import derive
 from nanochat_core.recipes_demo import demo
@@ -53,8 +54,10 @@ def test_both_begin_with_the_sft_model_and_rl_goes_on_from_dpo_and_pleases_the_r
     assert names(REWARD_MODEL.inputs(spec)) == expected | {"preferences": "preferences_reward_model"}
     assert {"model": "dpo", "reward_model": "reward_model"}.items() <= names(RL.inputs(spec)).items()
     assert "reward_model" not in RL.inputs(spec_of(pairs, reward="answer"))
-    assert RL.inputs(demo())["model"] is SFT and AFTER_DPO not in evaluations(demo())
-    assert AFTER_DPO in evaluations(spec) and {"dpo", "reward_model"} <= set(PARTS) & set(STAGE_FLOWS)
+    assert RL.inputs(demo())["model"] is SFT and evaluation_of(CALLED["dpo"]) not in evaluations(demo())
+    assert evaluation_of(CALLED["dpo"]) in evaluations(spec) and {"dpo", "reward_model"} <= set(PARTS) & set(
+        STAGE_FLOWS
+    )
 
 
 def test_a_model_that_a_spec_starts_from_is_the_input(pairs: Path) -> None:

@@ -83,10 +83,13 @@ def test_a_store_that_does_not_answer_is_named(base: Path, monkeypatch: pytest.M
 
 
 def test_a_higher_reward_and_a_lower_loss_are_better() -> None:
-    assert {stage: is_higher for stage, (_, is_higher) in registry.HEADLINES.items()} == {
+    stages = ("pretrain", "midtrain", "sft", "finetune_dolly", "dpo", "rl")
+    assert {stage: registry.headline_of(stage)[1] for stage in stages} == {
         "pretrain": False,
         "midtrain": False,
         "sft": False,
+        "finetune_dolly": False,
         "dpo": True,
         "rl": True,
     }
+    assert all(registry.headline_of(stage)[0] for stage in stages)

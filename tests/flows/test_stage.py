@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from flows.evaluate import BASE, CHAT, evaluations
+from flows.evaluate import evaluation_of, evaluations
+from flows.finetune import SFT
 from flows.pretrain import PRETRAIN
-from flows.sft import SFT
 from flows.stage import Job, StageOutcome, StageParams, drop_output
+from nanochat_core.model_chain import CALLED
 from nanochat_core.recipes import recipe, resolve
 from nanochat_core.specs import with_changes
 
@@ -48,9 +49,9 @@ def outcome_in(folder: Path) -> StageOutcome:
 def test_an_evaluation_depends_only_on_the_fields_that_it_uses() -> None:
     spec = recipe("demo")
     changed = with_changes(spec, {"evaluate.core_examples": 7})
-    assert BASE.params(spec).output != BASE.params(changed).output
-    assert CHAT.params(spec).output == CHAT.params(changed).output
-    assert CHAT.params(spec).full["model_name"] == "sft"
+    assert evaluation_of(CALLED["base"]).params(spec).output != evaluation_of(CALLED["base"]).params(changed).output
+    assert evaluation_of(CALLED["sft"]).params(spec).output == evaluation_of(CALLED["sft"]).params(changed).output
+    assert evaluation_of(CALLED["sft"]).params(spec).full["model_name"] == "sft"
 
 
 def test_a_recipe_without_midtraining_goes_from_base_to_sft() -> None:

@@ -49,6 +49,7 @@ CHOICES: dict[str, Any] = {
     "documents_path": ["other"],
     "device": ["cpu"],
     "evaluators": [({"name": "core", "every": 7},)],
+    "finetune": [({"name": "own", "conversations": {"mixture": [{"path": "own.jsonl"}]}},)],
     "force": [("sft",)],
     "logprobs": ["full"],
     "mask": ("none", "assistant"),

@@ -1,14 +1,14 @@
 """The report's pictures of evaluations: every accuracy with its interval, and accuracy over the answers drawn."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from flows.report.plots import Z95, bare_axes, drawing
+from flows.report.plots import MORE_COLORS, Z95, bare_axes, drawing
 
-COLORS = ("#3b82f6", "#e8853a", "#22a06b", "#c0559b")  # one a model; readable on white and on near black
 GUESSING = "#8b8f98"
 INCHES_A_DOT, GAP = 0.12, 0.8  # GAP: between two tasks, in dots
 
@@ -91,7 +91,7 @@ def _draw_dots(figure: Figure, plot: Dots) -> None:
         if guessing:
             label = "" if axes.collections else "guessing"
             axes.vlines(guessing, own[0] - 0.6, own[-1] + 0.6, color=GUESSING, linewidth=1.2, label=label)
-    for color, (model, rows) in zip(COLORS, plot.rows.items(), strict=False):
+    for color, (model, rows) in zip(itertools.cycle(MORE_COLORS), plot.rows.items(), strict=False):
         found = [(row["accuracy"], interval(row), where[task, model]) for task, row in rows.items()]
         below = [max(0.0, value - low) for value, (low, _), _ in found]
         above = [max(0.0, high - value) for value, (_, high), _ in found]
@@ -108,7 +108,7 @@ def _draw_scaling(figure: Figure, plot: Scaling) -> None:
     axes = bare_axes(figure, x_label="answers drawn", y_label="share of questions")
     axes.set_xscale("log", base=2)
     drawn: set[int] = set()
-    for color, (model, points) in zip(COLORS, plot.curves.items(), strict=False):
+    for color, (model, points) in zip(itertools.cycle(MORE_COLORS), plot.curves.items(), strict=False):
         for key, label, line in (("pass", "any is right", "-"), ("majority", "majority is right", "--")):
             found = [point for point in points if point.get(key) is not None]
             if found:

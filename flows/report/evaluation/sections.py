@@ -15,8 +15,8 @@ from flows.report.evaluation.gallery import gallery_section
 from flows.report.evaluation.manners import RATES, TASK, manners_section
 from flows.report.evaluation.plots import Dots, EvaluationPlot, Scaling, interval
 from flows.report.layout import NOTHING, Sample, Section, shown
+from nanochat_core.model_chain import CALLED
 
-MODEL_TITLES = {"base": "Base", "mid": "Mid", "sft": "SFT", "dpo": "DPO", "rl": "RL"}
 SCORE_TITLES = {
     "core": "CORE",
     "core_partial": "CORE, some of its tasks",
@@ -45,7 +45,7 @@ PROTOCOL = (
 
 
 def title_of(model: str) -> str:
-    return MODEL_TITLES.get(model, model)
+    return CALLED[model].title if model in CALLED else model
 
 
 def titles_of(models: Iterable[str]) -> dict[str, str]:

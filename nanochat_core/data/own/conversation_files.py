@@ -1,4 +1,5 @@
-"""The user's own conversations, as the task data stage finds, checks and copies them: the copies are JSONL in our form.
+"""The user's own conversations: where they are, and whether they were written since; a copy of them, as the task data
+stage makes it, is JSONL in our form.
 
 A file is used whole: which of its conversations are for testing, its reader decides. A folder has one file for each
 split, train.jsonl and test.jsonl, or of another kind that `conversation_reader.py` reads. Torch-free.
@@ -7,10 +8,12 @@ split, train.jsonl and test.jsonl, or of another kind that `conversation_reader.
 import hashlib
 import json
 import shutil
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 
 from nanochat_core.data.own.conversation_reader import kind_of, read_conversation_file
 from nanochat_core.errors import DataError
+from nanochat_core.specs import MixtureItem
 
 DATASET = "custom"
 SPLITS = ("train", "test")
@@ -23,12 +26,12 @@ def conversation_files(place: Path) -> dict[str, Path]:
         files = {split: _file_of(split, place) for split in SPLITS}
         if missing := [path.name for path in files.values() if not path.is_file()]:
             raise DataError(
-                f"The folder {place} has no {' and no '.join(missing)}: put train.jsonl and test.jsonl there, or set "
-                "task_data.custom_path to one JSONL file, of which a tenth is kept for testing."
+                f"The folder {place} has no {' and no '.join(missing)}: put train.jsonl and test.jsonl there, or name "
+                "one file, of which a tenth is kept for testing."
             )
         return files
     if not place.is_file():
-        raise DataError(f"There is no file {place}: set task_data.custom_path to a JSONL file of conversations.")
+        raise DataError(f"There is no file {place}: name a file of conversations, JSONL for example.")
     return {WHOLE: place}
 
 
@@ -48,6 +51,33 @@ def state_of_conversations(place: Path) -> str | None:
     except (DataError, OSError):
         return None  # whoever reads them says why
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def source_names(mixture: Sequence[MixtureItem]) -> list[str]:
+    """Return what the rows of each item of a mixture are called: by its task, or by its file.
+
+    A file has as many of its folders before its name as tell it from the other files and the tasks.
+
+    >>> items = ("/a/dolly.jsonl", "/b/dolly.jsonl", "/c/own.json")
+    >>> source_names([MixtureItem(path=item) for item in items] + [MixtureItem(task="Facts")])
+    ['a/dolly.jsonl', 'b/dolly.jsonl', 'own.json', 'Facts']
+    """
+    paths = dict.fromkeys(item.path for item in mixture if item.path)
+    tails = {
+        path: ["/".join(PurePath(path).parts[-count:]) for count in range(1, path.count("/") + 1)] for path in paths
+    }
+    tasks = [item.task for item in mixture if item.task]
+    names = {}
+    for path in paths:
+        others = {tail for other in paths if other != path for tail in tails[other]}
+        names[path] = next((tail for tail in tails[path] if tail not in {*others, *tasks}), path)
+    return [names[item.path] if item.path else str(item.task) for item in mixture]
+
+
+def check_unchanged(places: Mapping[str, str | None]) -> None:
+    """Raise DataError where files were written since; `places`: {place: its `state_of_conversations`}."""
+    if changed := [place for place, state in places.items() if state_of_conversations(Path(place)) != state]:
+        raise DataError(f"{changed[0]} has changed since this run began. Run it again, which reads the file as it is.")
 
 
 def copy_conversations(place: Path, folder: Path) -> dict[str, list[str]]:
