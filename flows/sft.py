@@ -22,7 +22,7 @@ SFT = Stage(
     name="sft",
     part="sft",
     module="nanochat_core.stages.sft",
-    version=2,  # longer rows extend the model's context
+    version=3,  # too long conversations are cut between messages
     params=lambda spec: StageParams.of(chat_part(spec, "sft"), exclude=NO_PARAMS),
     inputs=sft_inputs,
     measured_on=lambda spec: evaluators_data(spec, "sft"),
