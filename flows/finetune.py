@@ -24,7 +24,7 @@ from nanochat_core.specs import ConversationsSpec, FinetuneSpec, PipelineSpec, R
 
 NO_PARAMS = ("name", "after", "conversations", "start_from")  # of a spec: they are what it is called, and inputs
 USUAL = ("midtrain", "sft")
-VERSION = 2  # longer rows extend the model's context
+VERSION = 3  # too long conversations are cut between messages
 
 
 def chat_part(spec: PipelineSpec, part: str) -> FinetuneSpec | RLSpec:
@@ -58,6 +58,23 @@ def conversations_params(spec: ConversationsSpec) -> StageParams:
     return replace(params, full=params.full | ({"own_files": states} if states else {}))
 
 
+def conversations_inputs(spec: PipelineSpec, part: str) -> dict[str, Stage]:
+    """Return the inputs of a stage that renders conversations: a model only where curation asks one."""
+    inputs = {"tokenizer": TOKENIZER, "task_data": TASK_DATA}
+    needs_model = chat_part(spec, part).conversations.curation.drop_worst_perplexity > 0
+    return inputs | ({"model": base_model(spec, part)} if needs_model else {})
+
+
+def base_model(spec: PipelineSpec, part: str) -> Stage:
+    """Return the model that the trainings up to `part` began with: one that is started from, or pretraining's."""
+    while part != PRETRAIN.part:
+        training = training_of(spec, part)
+        if training is not None and training.start_from:
+            return earlier_of(part)
+        part = model_before(spec, part).part
+    return PRETRAIN
+
+
 def conversations_for(part: str) -> Stage:
     """Return the stage that renders the conversations of midtrain, sft, rl or a stage of `finetune`."""
     return Stage(
@@ -66,7 +83,7 @@ def conversations_for(part: str) -> Stage:
         module="tasks_eval.build_conversations",
         version=3,  # sums end as those of GSM8K
         params=lambda spec: conversations_params(chat_part(spec, part).conversations),
-        inputs=lambda spec: {"tokenizer": TOKENIZER, "task_data": TASK_DATA},
+        inputs=lambda spec: conversations_inputs(spec, part),
     )
 
 

@@ -233,6 +233,7 @@ def _mixture(name: str, conversations: ConversationsSpec, data: TaskDataSpec) ->
     if conversations.weighted_rows and not any(item.weight for item in conversations.mixture):
         yield f"{name}.weighted_rows: no task of the mixture has a weight; give it one, or leave this empty"
     yield from _missing_data(f"{name}.mixture", tasks, data)
+    yield from _missing_data(f"{name}.curation.match_lengths", conversations.curation.match_lengths, data)
 
 
 def _missing_data(name: str, tasks: Iterable[str], data: TaskDataSpec) -> Iterator[str]:
@@ -414,6 +415,7 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
     named = {"evaluate.chat_tasks": list(spec.evaluate.chat_tasks)}
     for name, conversations in conversations_of(spec).items():
         named[f"{name}.mixture"] = [item.task for item in conversations.mixture if item.task]
+        named[f"{name}.curation.match_lengths"] = list(conversations.curation.match_lengths)
     if spec.contamination is not None:
         named["contamination.chat_tasks"] = list(spec.contamination.chat_tasks or ())
     for field, tasks in named.items():

@@ -138,13 +138,14 @@ def classic_d32() -> PipelineSpec:
 def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, with_rl: bool) -> PipelineSpec:
     """The block set and scaling rules of March 2026."""
     mixture = _items(("SmolTalk", None, 1), ("MMLU", None, 3), ("GSM8K", None, 4))
+    model, vocab_size = ModelSpec(arch="full", depth=depth), 32_768
     return PipelineSpec(
         recipe=name,
         download=DownloadSpec(dataset=CLIMBMIX, train_shards=train_shards),
         task_data=TaskDataSpec(datasets=ALL_TASK_DATA),
-        tokenizer=TokenizerSpec(vocab_size=32_768),
+        tokenizer=TokenizerSpec(vocab_size=vocab_size),
         pretrain=PretrainSpec(
-            model=ModelSpec(arch="full", depth=depth),
+            model=model,
             optimizer=OptimizerSpec(
                 embedding_lr=0.3,
                 head_lr=0.008,
@@ -163,7 +164,9 @@ def _full(name: str, depth: int, *, ratio: float, train_shards: int | None, with
         sft=FinetuneSpec(
             conversations=ConversationsSpec(mixture=mixture, validation_rows=2048),
             optimizer=OptimizerSpec(embedding_lr=0.3, head_lr=0.008, lr_scale=0.8, warmdown_ratio=0.5, grad_clip=None),
-            batch_rows=512,
+            keep_optimizer=True,
+            batching="packed",
+            batch_rows=scaling.batch_tokens(model, vocab_size, ratio) // model.sequence_len,  # as pretraining's
             evaluators=CHAT_WHILE_TRAINING,
         ),
         rl=_rl() if with_rl else None,

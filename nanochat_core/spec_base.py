@@ -49,6 +49,14 @@ def runtime_field(default: Any, **keywords: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **keywords)
 
 
+def added_field(default: Any, **keywords: Any) -> Any:
+    """A field that came late: at its default, which alters nothing, it stays out of the fingerprint.
+
+    So what was made before it came counts as made.
+    """
+    return Field(default, json_schema_extra={"added": True}, **keywords)
+
+
 class Spec(BaseModel):
     """Frozen, closed, and described field by field."""
 
@@ -59,9 +67,10 @@ class Spec(BaseModel):
         params: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             extra = info.json_schema_extra
-            if name in exclude or (isinstance(extra, dict) and extra.get("runtime")):
+            marks, value = extra if isinstance(extra, dict) else {}, getattr(self, name)
+            if name in exclude or marks.get("runtime") or (marks.get("added") and value == info.default):
                 continue
-            params[name] = _output_value(getattr(self, name))
+            params[name] = _output_value(value)
         return params
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from nanochat_core.curation_spec import CurationSpec
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec, evaluators_field
 from nanochat_core.launch_spec import LaunchSpec as LaunchSpec
 from nanochat_core.preference_specs import DPOSpec, RewardModelSpec
-from nanochat_core.spec_base import Spec, runtime_field
+from nanochat_core.spec_base import Spec, added_field, runtime_field
 from nanochat_core.training_specs import START_FROM
 from nanochat_core.training_specs import OptimizerSpec as OptimizerSpec
 from nanochat_core.training_specs import TrainingRuntime as TrainingRuntime
@@ -257,15 +258,20 @@ class ConversationsSpec(Spec):
         "mixed", description="mixed: all rows shuffled; sequence: one task after the other, as the mixture names them"
     )
     validation_rows: int = Field(500, ge=1, description="held-out conversations, spread over the tasks")
+    curation: CurationSpec = added_field(CurationSpec(), description="what is left out of the training rows")
     seed: int = Field(42, ge=0, le=2**53, description="random seed")
 
 
 class FinetuneSpec(Spec):
-    """Mid-training or SFT: training on conversations, from an earlier checkpoint, with a fresh optimizer."""
+    """Mid-training or SFT: training on conversations, from an earlier checkpoint."""
 
     start_from: str | None = START_FROM
     conversations: ConversationsSpec = Field(description="what it is trained on")
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="rates and schedule")
+    keep_optimizer: bool = added_field(
+        False,
+        description="go on with the earlier model's momentum, at rates of its own; off: a fresh optimizer",
+    )
     mask: Literal["none", "assistant"] = Field(
         "assistant", description="none: learn every token; assistant: what it says and calls"
     )

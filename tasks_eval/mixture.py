@@ -9,7 +9,7 @@ Validation rows are the LAST of the test splits, evenly spread over the tasks; e
 splits, so the two share questions only where it asks for nearly all that a split has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +23,9 @@ from tasks_eval.task import Split, Task, make_task
 from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.custom_json import make_from
 
+Key = tuple[str, int]  # of a conversation: its task and its number there
+Render = Callable[[Conversation], tuple[list[int], list[int]]]  # ids and mask
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -30,6 +33,10 @@ class Pick:
 
     task: Task
     index: int
+
+    @property
+    def key(self) -> Key:
+        return self.task.name, self.index
 
     def example(self) -> Conversation:
         return self.task[self.index]

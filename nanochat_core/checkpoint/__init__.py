@@ -10,7 +10,7 @@ earlier versions are brought up to date while they are loaded (`migration.py`).
 
 from nanochat_core.checkpoint.folders import MODEL_FILE, all_checkpoints, folder_name, latest
 from nanochat_core.checkpoint.meta import FORMAT_VERSION, META_FILE, Checkpoint, CheckpointMeta, read_meta
-from nanochat_core.checkpoint.reading import check_shapes, load, load_model, load_weights
+from nanochat_core.checkpoint.reading import check_shapes, load, load_model, load_optimizer, load_weights
 from nanochat_core.checkpoint.saver import Saver, save
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "latest",
     "load",
     "load_model",
+    "load_optimizer",
     "load_weights",
     "read_meta",
     "save",

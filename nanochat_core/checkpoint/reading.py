@@ -83,6 +83,27 @@ def load_model(
     return model, meta
 
 
+def load_optimizer(folder: Path, *, device: torch.device) -> tuple[Mapping[str, Tensor], int]:
+    """Return the pieces of the optimizer's state of the newest checkpoint of an artifact folder, and its steps.
+
+    Raises CheckpointError where there is none, as with imported models, or it is damaged.
+    """
+    path = latest(folder / "checkpoints")
+    if path is None:
+        raise CheckpointError(f"{folder} holds no checkpoint. Run its stage first.")
+    meta = read_meta(path)
+    files = [name for name in sorted(meta.files) if name.startswith("optimizer.")]
+    for name in files:
+        verify(path / name, meta.files[name])
+    pieces = _optimizer(path, meta, device) if files else {}
+    if not pieces:
+        raise CheckpointError(
+            f"{path} holds no state of an optimizer: the model was imported. Set keep_optimizer to false, which begins "
+            "with a fresh one."
+        )
+    return pieces, meta.optimizer_steps
+
+
 def check_shapes(path: Path, model: GPT, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError where `weights` are not those of the model: other names, or other shapes."""
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

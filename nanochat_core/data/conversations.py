@@ -3,6 +3,8 @@
 `stream`: conversations in a seeded order (of a file that is a sequence: as they stand), joined into one stream that is
 cut into rows, and begun anew at each epoch.
 `padded`, `packed`, `bucketed`: whole conversations in rows of their own, or several to a row (`conversation_plans.py`).
+One that is longer than a row is cut after its last answer that ends within it; where not even the first does, and in a
+plain document, which has no messages, at the end of the row.
 Targets that are not learned are IGNORED.
 """
 
@@ -28,13 +30,15 @@ Batching = Literal["stream", "padded", "packed", "bucketed"]
 class Conversations:
     """Conversations end to end: number i is ids[starts[i] : starts[i + 1]] (int32), the mask (int8) alike.
 
-    `in_order`: they are learned as they stand, in each epoch anew, not shuffled.
+    `in_order`: they are learned as they stand, in each epoch anew, not shuffled. `answer_end`: the id that ends an
+    answer, after which a conversation may be cut; None: it may be cut anywhere.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     starts: np.ndarray
     in_order: bool = False
+    answer_end: int | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -48,8 +52,28 @@ class Conversations:
         first, end = int(self.starts[index]), int(self.starts[index + 1])
         return slice(first, end if longest is None else min(end, first + longest))
 
+    def fitted(self, longest: int) -> np.ndarray:
+        """Return each conversation's length (n,) in a row of `longest` tokens: cut after an answer, where one ends."""
+        lengths = np.minimum(self.lengths, longest)
+        if self.answer_end is None:
+            return lengths
+        for index in np.flatnonzero(self.lengths > longest):
+            ends = np.flatnonzero(self.ids[self.place(index, longest=longest)] == self.answer_end)
+            if len(ends):
+                lengths[index] = ends[-1] + 1
+        return lengths
 
-def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Conversations:
+    def teaches(self, lengths: np.ndarray) -> np.ndarray:
+        """Return whether something is learned of each conversation (n,) that is cut to its length in `lengths` (n,)."""
+        found = (np.maximum.reduceat(self.mask, self.starts[:-1]) == 1) & (lengths > 1)
+        for index in np.flatnonzero(lengths < self.lengths):
+            found[index] = self.mask[self.place(index, longest=lengths[index])][1:].any()
+        return found
+
+
+def read_conversations(
+    path: Path, *, mask: Literal["none", "assistant"], answer_end: int | None = None
+) -> Conversations:
     """Return the conversations of a file; with mask "none" every token is learned.
 
     Raises DataError where the file is corrupt or holds no conversations.
@@ -58,7 +82,7 @@ def read_conversations(path: Path, *, mask: Literal["none", "assistant"]) -> Con
     found = conversations_in(table, ("ids", "mask"), path)
     in_order = (table.schema.metadata or {}).get(ORDER_KEY) == IN_SEQUENCE
     learned = np.ones_like(found.mask) if mask == "none" else found.mask
-    return Conversations(found.ids, learned, found.starts, in_order)
+    return Conversations(found.ids, learned, found.starts, in_order, answer_end)
 
 
 def conversations_in(table: pa.Table, columns: tuple[str, str], path: Path) -> Conversations:
@@ -106,13 +130,17 @@ class ConversationLoader:
                 f"The conversations are a sequence, and batching {batching!r} puts them side by side by their length. "
                 "Use 'stream' or 'padded', or the order 'mixed'."
             )
-        self._conversations, self._lengths = conversations, conversations.lengths
+        whole, is_stream = conversations.lengths, batching == "stream"
+        self._conversations, self._lengths = (
+            conversations,
+            whole if is_stream else conversations.fitted(sequence_len + 1),
+        )
         self._batching, self._seed, self._share = batching, seed, slice(rank, None, world_size)
         self._shape = BatchShape(batch_rows, sequence_len + 1, batch_tokens or batch_rows * sequence_len)
         self._step = 0
         self._stream: tuple[int, np.ndarray, np.ndarray] | None = None
         self._plan: tuple[int, EpochPlan] | None = None
-        self.cut_conversations = 0 if batching == "stream" else int((self._lengths > sequence_len + 1).sum())
+        self._cut = np.flatnonzero(self._lengths < whole)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -158,12 +186,21 @@ class ConversationLoader:
         cuts = [np.searchsorted(ends, (first, first + row), side="right") for first in firsts]
         return sorted({int(index) for first, last in cuts for index in order[first : last + 1]})
 
+    def cuts(self) -> dict[str, int]:
+        """Return how many conversations are cut, how many of them inside a message, and how many teach nothing."""
+        last = self._conversations.ids[self._conversations.starts[self._cut] + self._lengths[self._cut] - 1]
+        return {
+            "cut_conversations": len(self._cut),
+            "cut_messages": int((last != self._conversations.answer_end).sum()),
+            "unlearned_conversations": int((~self._conversations.teaches(self._lengths)).sum()),
+        }
+
     def padding(self) -> dict[str, float]:
         """Return how many rows an epoch has, over all ranks, and which share of their tokens is padding."""
         if self._batching == "stream":
             return {"rows": self.steps_per_epoch * self._shape.batch_rows, "padding_share": 0.0}
         plan = self._planned(0)
-        tokens = np.minimum(self._lengths[plan.members], self._shape.row_tokens)
+        tokens = self._lengths[plan.members]
         if self._batching == "packed":
             size = (len(plan.row_starts) - 1) * self._shape.row_tokens
         else:  # a member is a row
@@ -182,7 +219,7 @@ class ConversationLoader:
         """Return how long the rows of a step are: packed ones all alike, others as the longest of them."""
         if self._batching == "packed":
             return self._shape.row_tokens
-        return min(int(self._lengths[np.concatenate(rows)].max()), self._shape.row_tokens)
+        return max(2, int(self._lengths[np.concatenate(rows)].max()))  # a token and its target
 
     def _planned_rows(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and mask (rows, width) of this rank's share of a step; too long conversations are cut.
@@ -195,7 +232,7 @@ class ConversationLoader:
         for row, members in enumerate(own):
             end = 0
             for index in members:
-                place = self._conversations.place(index, longest=self._shape.row_tokens)
+                place = self._conversations.place(index, longest=self._lengths[index])
                 first, end = end, end + place.stop - place.start
                 ids[row, first:end] = self._conversations.ids[place]
                 mask[row, first + 1 : end] = self._conversations.mask[place][1:]

@@ -1,4 +1,4 @@
-"""What mid-training and SFT share: training on conversations, from an earlier model, with a fresh optimizer."""
+"""What mid-training and SFT share: training on conversations, from an earlier model, with its momentum or without."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +10,7 @@ from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder
 from nanochat_core.data.conversations import ConversationLoader, read_conversations
 from nanochat_core.distributed import World, joined_world
+from nanochat_core.errors import DataError
 from nanochat_core.model.context import extended
 from nanochat_core.model.precision import prepare_training
 from nanochat_core.optim.muon_adamw import MuonAdamW
@@ -69,9 +70,11 @@ def _make_run(
         meta = meta.model_copy(update={"precision": "bf16"})
     log_choices(prepare_training(model, meta.precision), world)
     sequence_len = spec.sequence_len or meta.model.sequence_len
-    loader = _loader(folder, spec, world, sequence_len, "train")
+    loader = _loader(folder, spec, world, sequence_len, tokenizer, "train")
     steps = spec.steps or max(1, round(spec.epochs * loader.steps_per_epoch))
     state = TrainState(model, MuonAdamW(model, world), loader)
+    if spec.keep_optimizer:
+        state.optimizer.load(*checkpoint.load_optimizer(folder.input("model"), device=world.device))
     token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(world.device)
 
     own_meta = meta_of_stage(folder, meta)
@@ -79,7 +82,7 @@ def _make_run(
     micro_tokens = rows * sequence_len if spec.batching == "bucketed" else None
 
     def validate() -> dict[str, float]:
-        held_out = _loader(folder, spec, world, sequence_len, "validation")
+        held_out = _loader(folder, spec, world, sequence_len, tokenizer, "validation")
         batches = _held_out_batches(held_out, rows * sequence_len)
         return held_out_losses(model, batches, token_bytes, world)
 
@@ -104,14 +107,17 @@ def _as_long_as(meta: checkpoint.CheckpointMeta, sequence_len: int) -> checkpoin
     return meta.model_copy(update={"model": meta.model.model_copy(update={"sequence_len": sequence_len})})
 
 
-def _loader(folder: StageFolder, spec: FinetuneSpec, world: World, sequence_len: int, split: str) -> ConversationLoader:
-    """Return this rank's rows of a split.
+def _loader(
+    folder: StageFolder, spec: FinetuneSpec, world: World, sequence_len: int, tokenizer: Tokenizer, split: str
+) -> ConversationLoader:
+    """Return this rank's rows of a split; raises DataError where there is nothing to learn in them.
 
     Held-out conversations are never packed: each is measured as a chat begins, with nothing before it.
     """
-    conversations = read_conversations(folder.input("conversations") / f"{split}.parquet", mask=spec.mask)
+    path = folder.input("conversations") / f"{split}.parquet"
+    conversations = read_conversations(path, mask=spec.mask, answer_end=tokenizer.special("<|assistant_end|>"))
     is_packed = split == "validation" and spec.batching == "packed"
-    return ConversationLoader(
+    loader = ConversationLoader(
         conversations,
         batching="bucketed" if is_packed else spec.batching,
         batch_rows=spec.batch_rows,
@@ -121,6 +127,12 @@ def _loader(folder: StageFolder, spec: FinetuneSpec, world: World, sequence_len:
         world_size=world.size,
         batch_tokens=spec.batch_tokens,
     )
+    if loader.cuts()["unlearned_conversations"] == len(conversations):
+        raise DataError(
+            f"{path} has nothing to learn in rows of {sequence_len} tokens: of none of its {len(conversations)} "
+            "conversations does an answer begin there. Raise sequence_len, or look at the data (`nanochat data show`)."
+        )
+    return loader
 
 
 def _held_out_batches(loader: ConversationLoader, micro_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,7 +154,7 @@ def _write_result(
             "steps": run.settings.steps,
             "tokens": run.state.tokens,
             "epochs": round(run.settings.steps / loader.steps_per_epoch, 3),
-            "cut_conversations": loader.cut_conversations,
+            **loader.cuts(),
             **loader.padding(),
         },
         outputs=final_outputs(run.settings.steps),

@@ -2,9 +2,9 @@
 
 LongArithmetic has three operands as large as those of two: more to copy than SFT shows, for RL to practise.
 
-In the format of GSM8K: question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84», and the last line
-«#### 84». Which operands belong to testing is decided by a hash of the sorted operands, so a question and its mirror
-image are never in both splits.
+In the format of GSM8K: question "What is 12*7?", answer «12*7 = », call «12*7», output «84», text «84», and the last
+line «#### 84». Which operands belong to testing is decided by a hash of the sorted operands, so a question and its
+mirror image are never in both splits.
 """
 
 import random

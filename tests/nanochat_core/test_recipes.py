@@ -66,5 +66,20 @@ def test_what_does_not_fit_together_is_said_at_once() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_batch_conversations_as_the_reference_does(name: str) -> None:
     spec = recipe(name)
-    assert spec.midtrain is None or spec.midtrain.batching == "stream"
-    assert spec.sft.batching == "padded" and spec.sft.batch_tokens is None
+    assert spec.midtrain is None or (spec.midtrain.batching, spec.midtrain.keep_optimizer) == ("stream", False)
+    is_full = spec.pretrain.model.arch == "full"
+    assert (spec.sft.batching, spec.sft.mask) == ("packed" if is_full else "padded", "assistant")
+    assert spec.sft.batch_tokens is None and spec.sft.keep_optimizer == is_full
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if recipe(name).pretrain.model.arch == "full"])
+def test_sft_of_the_full_recipes_is_pretraining_s_batch_and_goes_on_from_its_momentum(name: str) -> None:
+    spec = resolve(recipe(name))
+    assert spec.sft.batch_rows * spec.pretrain.model.sequence_len == spec.pretrain.total_batch_tokens
+    assert spec.sft.keep_optimizer and spec.midtrain is None and spec.sft.start_from is None
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("classic")])
+def test_mid_training_of_the_classic_recipes_learns_every_token(name: str) -> None:
+    midtrain = recipe(name).midtrain
+    assert midtrain is not None and midtrain.mask == "none"

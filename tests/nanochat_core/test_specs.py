@@ -11,21 +11,33 @@ from nanochat_core.spec_base import Spec
 from nanochat_core.specs import with_changes
 
 
-def runtime_names(kind: type[Spec]) -> set[str]:
+def runtime_names(kind: type[Spec], mark: str = "runtime") -> set[str]:
     return {
         name
         for name, info in kind.model_fields.items()
-        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("runtime")
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get(mark)
     }
 
 
 def test_fields_that_change_how_it_runs_stay_out_of_the_output_params_and_all_others_are_in() -> None:
     spec = recipes.recipe("demo")
     for part in (spec.download, spec.pretrain, spec.sft, spec.rl, spec.evaluate, spec.tokenizer):
-        assert set(part.output_params()) == set(type(part).model_fields) - runtime_names(type(part))
+        left_out = runtime_names(type(part)) | runtime_names(type(part), "added")
+        assert set(part.output_params()) == set(type(part).model_fields) - left_out
     assert runtime_names(specs.PretrainSpec) == {"evaluators", "runtime"}
     assert runtime_names(specs.TrainingRuntime) == set(specs.TrainingRuntime.model_fields)
     assert runtime_names(specs.LaunchSpec) == set(specs.LaunchSpec.model_fields)
+
+
+def test_a_field_that_came_late_leaves_the_fingerprint_alone_at_its_default_only() -> None:
+    sft = recipes.recipe("demo").sft
+    assert runtime_names(specs.FinetuneSpec, "added") == {"keep_optimizer"}
+    assert runtime_names(specs.ConversationsSpec, "added") == {"curation"}
+    changed = sft.model_copy(update={"keep_optimizer": True})
+    assert changed.output_params() == sft.output_params() | {"keep_optimizer": True}
+    curation = specs.CurationSpec(drop_duplicates=True)
+    conversations = sft.conversations.model_copy(update={"curation": curation})
+    assert conversations.output_params()["curation"] == curation.output_params()
 
 
 def leaves(spec: Spec, path: tuple[str, ...] = (), is_runtime: bool = False) -> Iterator[tuple[str, Any, bool]]:
@@ -52,6 +64,7 @@ CHOICES: dict[str, Any] = {
     "finetune": [({"name": "own", "conversations": {"mixture": [{"path": "own.jsonl"}]}},)],
     "force": [("sft",)],
     "logprobs": ["full"],
+    "match_lengths": [("x",)],
     "mask": ("none", "assistant"),
     "mode": ("local", "multinode"),
     "dpo": [{"preferences": {"path": "pairs.jsonl"}}],

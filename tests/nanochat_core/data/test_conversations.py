@@ -118,7 +118,7 @@ def test_padding_ends_at_the_longest_of_the_step_and_long_ones_are_cut_and_count
     padded = loader(conversations_of([3, 5, 20, 4], learned_share=1.0), "padded")
     idx, targets = padded.batch()
     assert idx.shape == (4, 8)
-    assert padded.cut_conversations == 1
+    assert padded.cuts()["cut_conversations"] == 1
     assert int((targets != IGNORED).sum()) == 2 + 4 + 8 + 3
     assert padded.padding() == {"rows": 4, "padding_share": round(1 - (3 + 5 + 9 + 4) / 36, 6)}
 
@@ -127,7 +127,7 @@ def test_a_packed_row_holds_all_that_fits_it() -> None:
     packed = loader(conversations_of([6, 3, 9, 4, 5, 20], learned_share=1.0), "packed")
     idx, targets = packed.batch()
     assert packed.steps_per_epoch == 1 and idx.shape == (4, T)
-    assert packed.cut_conversations == 1
+    assert packed.cuts()["cut_conversations"] == 1
     assert packed.padding() == {"rows": 4, "padding_share": 0.0}
     # 5 + 2 in the row of 6 and 3, 3 + 4 in that of 4 and 5, and twice 8: none at a border, none beyond the cut.
     assert int((targets != IGNORED).sum()) == 7 + 7 + 8 + 8
