@@ -1,5 +1,7 @@
 """Mid-training: the base model learns the shape of a chat. Recipes without it go from pretraining to SFT."""
 
+from collections.abc import Callable
+
 from prefect import flow
 
 from flows.download import TASK_DATA, evaluators_data
@@ -12,7 +14,7 @@ from flows.train_tokenizer import TOKENIZER
 from nanochat_core import specs
 from nanochat_core.errors import SpecError
 from nanochat_core.recipes_demo import demo
-from nanochat_core.specs import FinetuneSpec, PipelineSpec, RLSpec
+from nanochat_core.specs import ConversationsSpec, FinetuneSpec, PipelineSpec, RLSpec
 
 NO_PARAMS = ("conversations", "start_from")  # of a spec: they are inputs of the stage
 
@@ -31,14 +33,18 @@ def chat_inputs(spec: PipelineSpec, part: ChatPart, conversations: Stage, before
     return {"tokenizer": TOKENIZER, "conversations": conversations, "model": model}
 
 
-def conversations_for(part: specs.Stage) -> Stage:
-    """Return the stage that renders the conversations of midtrain, sft or rl."""
+def conversations_for(
+    part: specs.Stage,
+    conversations: Callable[[PipelineSpec], ConversationsSpec] | None = None,
+) -> Stage:
+    """Return the stage that renders the conversations of a part: those of its spec, or the given ones."""
+    asked = conversations or (lambda spec: chat_part(spec, part).conversations)
     return Stage(
         name=f"conversations_{part}",
         part=part,
         module="tasks_eval.build_conversations",
         version=2,  # spelling is asked for in several languages
-        params=lambda spec: StageParams.of(chat_part(spec, part).conversations),
+        params=lambda spec: StageParams.of(asked(spec)),
         inputs=lambda spec: {"tokenizer": TOKENIZER, "task_data": TASK_DATA},
     )
 

@@ -20,6 +20,7 @@ HEADLINES = {  # what to read first, by how a stage's name begins: metric -> how
     "conversations": {"train_rows": "conversations", "train_tokens": "tokens"},
     "midtrain": {"val_loss_first": "loss before", "val_loss_last": "after"},
     "sft": {"val_loss_first": "loss before", "val_loss_last": "after"},
+    "sampled_pairs": {"train_pairs": "pairs", "mean_reward": "reward"},
     "preferences": {"train_rows": "pairs"},
     "dpo": {"val_margin_last": "margin", "val_accuracy_last": "ranked right"},
     "reward_model": {"val_accuracy_last": "ranked right"},

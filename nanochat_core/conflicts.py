@@ -16,7 +16,7 @@ from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.model.accounting import SMEAR_CHANNELS
-from nanochat_core.preference_specs import PairTrainingSpec
+from nanochat_core.preference_specs import PairTrainingSpec, SampledPairsSpec
 from nanochat_core.specs import (
     ConversationsSpec,
     EvaluateSpec,
@@ -287,20 +287,42 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
             f"rl.eval_questions: {part.eval_questions} questions; only {held_out} are held out "
             "(rl.conversations.validation_rows)"
         )
+    yield from _sampling("rl", part, model_len)
+
+
+def _sampling(name: str, part: RLSpec | SampledPairsSpec, model_len: int) -> Iterator[str]:
     if ungraded := sorted({item.task for item in part.conversations.mixture} & set(UNGRADED)):
-        yield f"rl.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
-    yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
+        yield f"{name}.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
+    yield from _answers(f"{name}.max_new_tokens", part.max_new_tokens, model_len)
 
 
 def _preferences(spec: PipelineSpec) -> Iterator[str]:
-    model_len = spec.pretrain.model.sequence_len
-    longest = CONTEXT_MARGIN * max(model_len, *(part.sequence_len or 0 for part in (spec.midtrain, spec.sft) if part))
+    finetunes = [part for part in (spec.midtrain, spec.sft) if part]
+    model_len = max(spec.pretrain.model.sequence_len, *(part.sequence_len or 0 for part in finetunes))
     for name, part in _pair_parts(spec):
         yield from _schedule(name, part.optimizer, part.steps)
-        if (part.sequence_len or 0) > longest:
+        if (part.sequence_len or 0) > (longest := CONTEXT_MARGIN * model_len):
             yield f"{name}.sequence_len: {part.sequence_len} tokens; the model answers in {longest} at most"
+        path, sampled = part.preferences.path, part.preferences.sampled
+        if (path is None) == (sampled is None):
+            found = "neither path nor sampled is" if sampled is None else "path and sampled are both"
+            yield f"{name}.preferences: {found} given; name a file of pairs (path), or have them made (sampled)"
+        if sampled is not None:
+            yield from _sampled_pairs(f"{name}.preferences.sampled", sampled, spec.task_data, model_len)
     if spec.rl is not None and spec.rl.reward == "preference" and spec.reward_model is None:
         yield "rl.reward: 'preference' is what a reward model says; fill reward_model in, or choose another reward"
+
+
+def _sampled_pairs(name: str, part: SampledPairsSpec, data: TaskDataSpec, model_len: int) -> Iterator[str]:
+    yield from _mixture(f"{name}.conversations", part.conversations, data)
+    yield from _sampling(name, part, model_len)
+    if part.pairs_per_question > part.samples_per_question:
+        yield (
+            f"{name}.pairs_per_question: {part.pairs_per_question} pairs of {part.samples_per_question} answers; "
+            "expected no more (samples_per_question)"
+        )
+    if part.reward == "preference":
+        yield f"{name}.reward: a reward model learns from pairs, it cannot make them; use answer, or one of your own"
 
 
 def _pair_parts(spec: PipelineSpec) -> list[tuple[str, PairTrainingSpec]]:
@@ -402,7 +424,9 @@ def _arithmetic(spec: PipelineSpec) -> Iterator[str]:
 def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
     """Say which names no installed package has registered (their code is not loaded)."""
     named = {"evaluate.chat_tasks": list(spec.evaluate.chat_tasks)}
-    for name, part in (("midtrain", spec.midtrain), ("sft", spec.sft), ("rl", spec.rl)):
+    graded: dict[str, RLSpec | SampledPairsSpec | None] = {"rl": spec.rl}
+    graded |= {f"{name}.preferences.sampled": part.preferences.sampled for name, part in _pair_parts(spec)}
+    for name, part in {"midtrain": spec.midtrain, "sft": spec.sft, **graded}.items():
         if part is not None:
             named[f"{name}.conversations.mixture"] = [item.task for item in part.conversations.mixture]
     if spec.contamination is not None:
@@ -418,8 +442,9 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
             if evaluator.name == "chatcore":
                 yield from _unknown(f"{field}: chatcore", evaluator.tasks or ())
     rewards = entry_points(group="nanochat.rewards").names
-    if spec.rl is not None and spec.rl.reward not in rewards:
-        yield f"rl.reward: unknown reward {spec.rl.reward!r}{did_you_mean(spec.rl.reward, rewards)}"
+    for name, part in graded.items():
+        if part is not None and part.reward not in rewards:
+            yield f"{name}.reward: unknown reward {part.reward!r}{did_you_mean(part.reward, rewards)}"
 
 
 def _unknown(field: str, tasks: Iterable[str]) -> Iterator[str]:
@@ -441,7 +466,8 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
 
 def _missing_preferences(spec: PipelineSpec) -> Iterator[str]:
     for name, part in _pair_parts(spec):
-        if not Path(path := part.preferences.path).expanduser().exists():
+        path = part.preferences.path
+        if path is not None and not Path(path).expanduser().exists():
             yield f"{name}.preferences.path: there is no {path!r} on this machine"
 
 
