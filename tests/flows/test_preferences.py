@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from flows.cli import PARTS
+from flows.cli import PARTS, app
 from flows.evaluate import AFTER_DPO, evaluations
 from flows.pipeline import STAGE_FLOWS, pipeline
-from flows.preferences import DPO, REWARD_MODEL, preferences_for
+from flows.preferences import DPO, REWARD_MODEL, dpo, preferences_for, reward_model
 from flows.rl import RL
 from flows.sft import SFT
 from flows.stage import Stage
@@ -20,7 +21,7 @@ from nanochat_core.errors import SpecError
 from nanochat_core.preference_specs import DPOSpec, PreferencesSpec, RewardModelSpec, SampledPairsSpec
 from nanochat_core.recipes import derive
 from nanochat_core.recipes_demo import demo
-from nanochat_core.specs import ConversationsSpec, MixtureItem, PipelineSpec, with_changes
+from nanochat_core.specs import ConversationsSpec, MixtureItem, OptimizerSpec, PipelineSpec, with_changes
 from tests.conftest import PROJECT
 from tests.flows.tiny import tiny
 
@@ -212,3 +213,34 @@ def test_the_real_stages_run_from_pairs_to_rl_that_pleases_the_reward_model(
     report = json.loads((result.report / "report.json").read_text())
     assert report["dpo"]["val_margin_last"] and "reward_model" in report["stages"]
     assert {outcome.state for outcome in pipeline(spec).outcomes} == {"Cached"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("registered")
+def test_the_real_stages_sample_pairs_once_for_both_and_keep_what_they_sampled(
+    base: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = {"mixture": [{"task": "Arithmetic", "rows": 30}], "validation_rows": 12}
+    sampled = {"conversations": questions, "samples_per_question": 48, "max_new_tokens": 64, "top_k": None}
+    short = {"preferences": {"sampled": sampled}, "steps": 2, "batch_pairs": 4}
+    spec = with_changes(tiny(), {"dpo": short, "reward_model": short, "midtrain": None})
+    made = {outcome.stage: outcome for outcome in [*dpo(spec), *reward_model(spec)]}
+    pairs = made["sampled_pairs"]
+    assert pairs.is_cached, "the reward model has found what dpo made"
+    assert "sampled_pairs_reward_model" not in made and "conversations_reward_model" not in made
+    assert made["dpo"].metrics["pairs"] == made["reward_model"].metrics["pairs"] == pairs.metrics["train_pairs"] > 0
+    assert made["dpo"].metrics["held_out_pairs"] == pairs.metrics["test_pairs"] > 0
+    slower = spec.dpo.model_copy(update={"optimizer": OptimizerSpec(lr_scale=0.001)})
+    again = {outcome.stage: outcome.is_cached for outcome in dpo(spec.model_copy(update={"dpo": slower}))}
+    assert again["sampled_pairs"] and again["preferences_dpo"] and not again["dpo"]
+
+    monkeypatch.setattr("flows.prefect_server.start", lambda base: lambda: None)  # there is one
+    fields = [f"{name}={json.dumps(value)}" for name, value in sampled.items() if name != "samples_per_question"]
+    ask = ["data", "pairs", "sft", "--samples", "48", "--out", str(base / "pairs.jsonl")]
+    found = CliRunner().invoke(app, [*ask, "--tasks", "Arithmetic", *(f"--set={field}" for field in fields)])
+    assert found.exit_code == 0, found.output
+    written = (base / "pairs.jsonl").read_bytes()
+    assert written == b"".join((pairs.folder / name).read_bytes() for name in ("train.jsonl", "test.jsonl"))
+    refused = CliRunner().invoke(app, [*ask, "--tasks", "Greetings"])
+    assert refused.exit_code == 2 and "conversations.mixture: Greetings cannot be graded" in refused.output
