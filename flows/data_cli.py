@@ -1,4 +1,4 @@
-"""`nanochat data stats` and `nanochat data show`: look at a text before, or after, something is trained on it."""
+"""`nanochat data`: look at a text before, or after, something is trained on it; make pairs of a model's answers."""
 
 import json
 import random
@@ -15,15 +15,22 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from flows import environment, prefect_server
 from flows.data_conversations import conversation_place, show_conversations
+from flows.field_changes import parse_changes
 from flows.terminal import append_visible, console, in_one_line, tell
 from nanochat_core import artifacts, paths
 from nanochat_core.data.own.bad_lines import BadLines
+from nanochat_core.data.own.preference_files import SPLITS
 from nanochat_core.data.own.text_places import FoundText, found_texts, left_alone, text_files
 from nanochat_core.data.own.text_stats import TextStats
 from nanochat_core.errors import ArtifactError, DataError
+from nanochat_core.preference_specs import SampledPairsSpec
+from nanochat_core.specs import parse_params
 
-data = typer.Typer(no_args_is_help=True, help="Look at text: your files, or what a run has downloaded.")
+data = typer.Typer(
+    no_args_is_help=True, help="Look at text: your files, or what a run has downloaded; or make pairs of answers."
+)
 
 BAR_WIDTH = 40
 Places = Annotated[
@@ -93,6 +100,36 @@ def show(
     for document in chosen:
         console.print(_panel(document, characters))
     _tell_bad(bad)
+
+
+@data.command()
+@in_one_line
+def pairs(
+    model: Annotated[str, typer.Argument(help="base, mid, sft, dpo, rl, models:/NAME@alias, or a folder")],
+    tasks: Annotated[str, typer.Option(help="whose questions, with commas: for example Arithmetic,GSM8K")],
+    out: Annotated[Path, typer.Option(help="the file to write (jsonl)")] = Path("pairs.jsonl"),
+    questions: Annotated[int, typer.Option(min=10, help="how many questions, of all tasks together")] = 1000,
+    samples: Annotated[int, typer.Option(min=1, help="answers to each question")] = 8,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="another field, for example temperature=0.7; repeatable")
+    ] = None,
+) -> None:
+    """Write pairs of reference answers and a model's own wrong ones, for dpo.preferences.path."""
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    held_out = questions // 10
+    rows = -(-(questions - held_out) // max(1, len(names)))
+    mixture = {"mixture": [{"task": name, "rows": rows} for name in names], "validation_rows": held_out}
+    fields = {"conversations": mixture, "samples_per_question": samples} | parse_changes(changes or [])
+    sampled = parse_params(SampledPairsSpec, fields)
+    environment.prepare(paths.base_dir(), is_terminal=True)
+    await_prefect = prefect_server.start(paths.base_dir())
+    from flows.model_pairs import model_pairs
+
+    await_prefect()
+    found = model_pairs(model, sampled)
+    artifacts.write_bytes(out.absolute(), b"".join((found.folder / f"{split}.jsonl").read_bytes() for split in SPLITS))
+    count = found.metrics["train_pairs"] + found.metrics["test_pairs"]
+    console.print(f"{count:,} pairs of {found.metrics['questions']:,} questions: {out}", soft_wrap=True, markup=False)
 
 
 def _places(places: list[Path] | None) -> list[Path]:

@@ -4,6 +4,7 @@ Each starts from the model before it (nanochat_core/model_chain.py). RL has its 
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,10 +59,10 @@ def conversations_params(spec: ConversationsSpec) -> StageParams:
     return replace(params, full=params.full | ({"own_files": states} if states else {}))
 
 
-def conversations_inputs(spec: PipelineSpec, part: str) -> dict[str, Stage]:
+def conversations_inputs(spec: PipelineSpec, part: str, conversations: ConversationsSpec) -> dict[str, Stage]:
     """Return the inputs of a stage that renders conversations: a model only where curation asks one."""
     inputs = {"tokenizer": TOKENIZER, "task_data": TASK_DATA}
-    needs_model = chat_part(spec, part).conversations.curation.drop_worst_perplexity > 0
+    needs_model = conversations.curation.drop_worst_perplexity > 0
     return inputs | ({"model": base_model(spec, part)} if needs_model else {})
 
 
@@ -75,15 +76,16 @@ def base_model(spec: PipelineSpec, part: str) -> Stage:
     return PRETRAIN
 
 
-def conversations_for(part: str) -> Stage:
-    """Return the stage that renders the conversations of midtrain, sft, rl or a stage of `finetune`."""
+def conversations_for(part: str, conversations: Callable[[PipelineSpec], ConversationsSpec] | None = None) -> Stage:
+    """Return the stage that renders the conversations of a part: those of its spec, or the given ones."""
+    asked = conversations or (lambda spec: chat_part(spec, part).conversations)
     return Stage(
         name=f"conversations_{part}",
         part=part,
         module="tasks_eval.build_conversations",
         version=3,  # sums end as those of GSM8K
-        params=lambda spec: conversations_params(chat_part(spec, part).conversations),
-        inputs=lambda spec: conversations_inputs(spec, part),
+        params=lambda spec: conversations_params(asked(spec)),
+        inputs=lambda spec: conversations_inputs(spec, part, asked(spec)),
     )
 
 

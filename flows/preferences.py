@@ -3,33 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from prefect import flow
 
 from flows.download import evaluators_data
-from flows.earlier_model import earlier_of
-from flows.finetune import stage_before
 from flows.pipeline_run import make_stages
 from flows.run_names import named
+from flows.sampled_pairs import PairPart, model_of, pair_part, sampled_pairs_of
 from flows.stage import Stage, StageOutcome, StageParams
 from flows.train_tokenizer import TOKENIZER
 from nanochat_core.data.own.preference_files import state_of_preferences
-from nanochat_core.errors import SpecError
 from nanochat_core.preference_specs import PairTrainingSpec
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import PipelineSpec
 
-PairPart = Literal["dpo", "reward_model"]
 NO_PARAMS = ("preferences", "start_from")  # of a spec: they are inputs of the stage
-
-
-def pair_part(spec: PipelineSpec, part: PairPart) -> PairTrainingSpec:
-    """Return the spec of dpo or reward_model; raises SpecError where the recipe leaves the stage out."""
-    value: PairTrainingSpec | None = getattr(spec, part)
-    if value is None:
-        raise SpecError(f"The recipe {spec.recipe} has no stage {part}: choose another stage, or fill {part} in.")
-    return value
 
 
 def preferences_for(part: PairPart) -> Stage:
@@ -40,13 +28,15 @@ def preferences_for(part: PairPart) -> Stage:
         module="nanochat_core.data.preference_pairs",
         version=1,
         params=lambda spec: preferences_params(pair_part(spec, part)),
-        inputs=lambda spec: {"tokenizer": TOKENIZER},
+        inputs=lambda spec: preferences_inputs(spec, part),
     )
 
 
 def preferences_params(part: PairTrainingSpec) -> StageParams:
-    """Pairs that were written since are others, wherever they lie."""
-    params = StageParams.of(part.preferences, exclude=("path",))
+    """Pairs that were written since are others, wherever they lie; of sampled ones all is in the input."""
+    if part.preferences.path is None:
+        return StageParams({}, {})
+    params = StageParams.of(part.preferences, exclude=("path", "sampled"))
     place = Path(part.preferences.path).expanduser().absolute()
     return replace(
         params,
@@ -55,15 +45,15 @@ def preferences_params(part: PairTrainingSpec) -> StageParams:
     )
 
 
+def preferences_inputs(spec: PipelineSpec, part: PairPart) -> dict[str, Stage]:
+    is_sampled = pair_part(spec, part).preferences.sampled is not None
+    return {"tokenizer": TOKENIZER} | ({"pairs": sampled_pairs_of(spec, part)} if is_sampled else {})
+
+
 def pair_inputs(part: PairPart) -> Callable[[PipelineSpec], dict[str, Stage]]:
-    """Return what makes the inputs of dpo or reward_model: the model is that before it, or the one it starts from."""
+    """Return what makes the inputs of dpo or reward_model."""
     preferences = preferences_for(part)
-
-    def inputs(spec: PipelineSpec) -> dict[str, Stage]:
-        model = earlier_of(part) if pair_part(spec, part).start_from else stage_before(spec, part)
-        return {"tokenizer": TOKENIZER, "preferences": preferences, "model": model}
-
-    return inputs
+    return lambda spec: {"tokenizer": TOKENIZER, "preferences": preferences, "model": model_of(spec, part)}
 
 
 DPO = Stage(

@@ -20,6 +20,7 @@ HEADLINES = {  # what to read first, by how a stage's name or its kind of traini
     "pretrain": {"val_bpb_first": "bpb before", "val_bpb_last": "after", "tokens_per_second": "tokens/s"},
     "conversations": {"train_rows": "conversations", "train_tokens": "tokens"},
     "finetune": {"val_loss_first": "loss before", "val_loss_last": "after"},
+    "sampled_pairs": {"train_pairs": "pairs", "mean_reward": "reward"},
     "preferences": {"train_rows": "pairs"},
     "dpo": {"val_margin_last": "margin", "val_accuracy_last": "ranked right"},
     "reward_model": {"val_accuracy_last": "ranked right"},

@@ -18,7 +18,7 @@ from nanochat_core.evaluator_specs import EvaluatorSpec
 from nanochat_core.finetune_conflicts import conversations_of, forced_stages, missing_files, mixture_items, own_stages
 from nanochat_core.model.accounting import SMEAR_CHANNELS
 from nanochat_core.model_chain import trainings
-from nanochat_core.preference_specs import PairTrainingSpec, RewardModelSpec
+from nanochat_core.preference_specs import PairTrainingSpec, RewardModelSpec, SampledPairsSpec
 from nanochat_core.specs import (
     ConversationsSpec,
     EvaluateSpec,
@@ -291,20 +291,41 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
             f"rl.eval_questions: {part.eval_questions} questions; only {held_out} are held out "
             "(rl.conversations.validation_rows)"
         )
+    yield from _sampling("rl", part, model_len)
+
+
+def _sampling(name: str, part: RLSpec | SampledPairsSpec, model_len: int) -> Iterator[str]:
     ungraded = [item.path or item.task for item in part.conversations.mixture if item.path or item.task in UNGRADED]
     if ungraded := sorted({name for name in ungraded if name}):
-        yield f"rl.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
-    yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
+        yield f"{name}.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
+    yield from _answers(f"{name}.max_new_tokens", part.max_new_tokens, model_len)
 
 
 def _preferences(spec: PipelineSpec) -> Iterator[str]:
-    model_len = spec.pretrain.model.sequence_len
-    longest = CONTEXT_MARGIN * max(model_len, *(part.sequence_len or 0 for part in _finetunings(spec).values()))
+    finetunes = _finetunings(spec).values()
+    model_len = max(spec.pretrain.model.sequence_len, *(part.sequence_len or 0 for part in finetunes))
     for name, part in _pair_parts(spec):
-        if (part.sequence_len or 0) > longest:
+        if (part.sequence_len or 0) > (longest := CONTEXT_MARGIN * model_len):
             yield f"{name}.sequence_len: {part.sequence_len} tokens; the model answers in {longest} at most"
+        path, sampled = part.preferences.path, part.preferences.sampled
+        if (path is None) == (sampled is None):
+            found = "neither path nor sampled is" if sampled is None else "path and sampled are both"
+            yield f"{name}.preferences: {found} given; name a file of pairs (path), or have them made (sampled)"
+        if sampled is not None:
+            yield from _sampled_pairs(f"{name}.preferences.sampled", sampled, model_len)
     if spec.rl is not None and spec.rl.reward == "preference" and spec.reward_model is None:
         yield "rl.reward: 'preference' is what a reward model says; fill reward_model in, or choose another reward"
+
+
+def _sampled_pairs(name: str, part: SampledPairsSpec, model_len: int) -> Iterator[str]:
+    yield from _sampling(name, part, model_len)
+    if part.pairs_per_question > part.samples_per_question:
+        yield (
+            f"{name}.pairs_per_question: {part.pairs_per_question} pairs of {part.samples_per_question} answers; "
+            "expected no more (samples_per_question)"
+        )
+    if part.reward == "preference":
+        yield f"{name}.reward: a reward model learns from pairs, it cannot make them; use answer, or one of your own"
 
 
 def _pair_parts(spec: PipelineSpec) -> list[tuple[str, PairTrainingSpec]]:
@@ -429,8 +450,11 @@ def _unknown_tasks(spec: PipelineSpec) -> Iterator[str]:
             if evaluator.name == "chatcore":
                 yield from _unknown(f"{field}: chatcore", evaluator.tasks or ())
     rewards = entry_points(group="nanochat.rewards").names
-    if spec.rl is not None and spec.rl.reward not in rewards:
-        yield f"rl.reward: unknown reward {spec.rl.reward!r}{did_you_mean(spec.rl.reward, rewards)}"
+    graded: dict[str, RLSpec | SampledPairsSpec | None] = {"rl": spec.rl}
+    graded |= {f"{name}.preferences.sampled": part.preferences.sampled for name, part in _pair_parts(spec)}
+    for name, part in graded.items():
+        if part is not None and part.reward not in rewards:
+            yield f"{name}.reward: unknown reward {part.reward!r}{did_you_mean(part.reward, rewards)}"
 
 
 def _unknown(field: str, tasks: Iterable[str]) -> Iterator[str]:
@@ -452,7 +476,8 @@ def _missing_path(spec: PipelineSpec) -> Iterator[str]:
 
 def _missing_preferences(spec: PipelineSpec) -> Iterator[str]:
     for name, part in _pair_parts(spec):
-        if not Path(path := part.preferences.path).expanduser().exists():
+        path = part.preferences.path
+        if path is not None and not Path(path).expanduser().exists():
             yield f"{name}.preferences.path: there is no {path!r} on this machine"
 
 

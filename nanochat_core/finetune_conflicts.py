@@ -9,6 +9,7 @@ from typing import get_args
 
 from nanochat_core.errors import did_you_mean
 from nanochat_core.model_chain import RESERVED, trainings
+from nanochat_core.preference_specs import PairTrainingSpec
 from nanochat_core.specs import ConversationsSpec, FinetuneSpec, PipelineSpec, RLSpec, Stage
 
 
@@ -36,12 +37,14 @@ def forced_stages(spec: PipelineSpec) -> Iterator[str]:
 
 
 def conversations_of(spec: PipelineSpec) -> dict[str, ConversationsSpec]:
-    """Return {field: conversations} of every training that has some."""
-    return {
-        f"{field}.conversations": training.conversations
-        for field, training in trainings(spec).items()
-        if isinstance(training, FinetuneSpec | RLSpec)
-    }
+    """Return {field: conversations} of every training that has some, and of those that sample pairs from them."""
+    found = {}
+    for field, training in trainings(spec).items():
+        if isinstance(training, FinetuneSpec | RLSpec):
+            found[f"{field}.conversations"] = training.conversations
+        elif isinstance(training, PairTrainingSpec) and training.preferences.sampled:
+            found[f"{field}.preferences.sampled.conversations"] = training.preferences.sampled.conversations
+    return found
 
 
 def mixture_items(field: str, conversations: ConversationsSpec) -> Iterator[str]:

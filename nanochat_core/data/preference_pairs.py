@@ -1,8 +1,9 @@
 """The preferences stage: pairs of answers as token ids, ready to be learned from. Torch-free.
 
-`python -m nanochat_core.data.preference_pairs FOLDER/spec.json`. In: params PreferencesSpec, input `tokenizer`. Out:
-train.parquet and validation.parquet with the columns `prompt`, `chosen`, `rejected` (JSON, to be looked at) and
-`chosen_ids`, `chosen_mask`, `rejected_ids`, `rejected_mask`: prompt and answer, the mask 1 on what the answer says.
+`python -m nanochat_core.data.preference_pairs FOLDER/spec.json`. In: params PreferencesSpec, input `tokenizer`, and
+`pairs` where they were sampled (stages/sampled_pairs.py). Out: train.parquet and validation.parquet with the columns
+`prompt`, `chosen`, `rejected` (JSON, to be looked at) and `chosen_ids`, `chosen_mask`, `rejected_ids`, `rejected_mask`:
+prompt and answer, the mask 1 on what the answer says.
 
 A prompt is in one of the files only. Pairs of two equal answers teach nothing and are left out.
 """
@@ -32,12 +33,13 @@ def work(folder: StageFolder) -> None:
     """Read, check and split the pairs, and write them with their ids."""
     spec = parse_params(PreferencesSpec, folder.request.params)
     tokenizer = Tokenizer.load(folder.input("tokenizer"))
-    found = {split: read_preferences(path) for split, path in preference_files(Path(spec.path).expanduser()).items()}
+    place = folder.input("pairs") if spec.path is None else Path(spec.path).expanduser()
+    found = {split: read_preferences(path) for split, path in preference_files(place).items()}
     different = {split: [pair for pair in pairs if pair.chosen != pair.rejected] for split, pairs in found.items()}
     train, validation = split_pairs(different, spec)
     for name, pairs in ((TRAIN, train), (VALIDATION, validation)):
         if not pairs:
-            raise DataError(f"{spec.path} leaves no pair for {name}: give it more pairs, with different answers.")
+            raise DataError(f"{place} leaves no pair for {name}: give it more pairs, with different answers.")
         write_pairs(folder.path / name, tokenizer, pairs)
     count, usable = (sum(map(len, splits.values())) for splits in (found, different))
     folder.write_result(

@@ -11,7 +11,6 @@ from typing import Any
 
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes
-from nanochat_core.data.shards import read_columns
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.optim.muon_adamw import MuonAdamW
@@ -21,7 +20,15 @@ from nanochat_core.training.evaluators import Evaluations
 from nanochat_core.training.finetune import meta_of_stage, rendered
 from nanochat_core.training.loop import LoopSettings, TrainState
 from nanochat_core.training.reinforce import reinforce_steps
-from nanochat_core.training.rollouts import Answered, Question, QuestionLoader, Sampler, reward_of_stage, rollout_engine
+from nanochat_core.training.rollouts import (
+    Answered,
+    Question,
+    QuestionLoader,
+    Sampler,
+    read_questions,
+    reward_of_stage,
+    rollout_engine,
+)
 from nanochat_core.training.run import TrainingRun, final_outputs, micro_rows, series, train
 
 BEFORE, AFTER = "records/before.jsonl", "records/after.jsonl"
@@ -54,12 +61,6 @@ def reinforce(folder: StageFolder) -> None:
 def _loader(folder: StageFolder, spec: RLSpec, world: World) -> QuestionLoader:
     questions = read_questions(folder.input("conversations") / "train.parquet")
     return QuestionLoader(questions, per_step=spec.questions_per_step, seed=spec.seed, world=world)
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Return the rows of a conversations file with `messages` and `meta` decoded; raises DataError if it has none."""
-    rows = read_columns(path, ["messages", "source", "meta"]).to_pylist()
-    return [row | {"messages": json.loads(row["messages"]), "meta": json.loads(row["meta"])} for row in rows]
 
 
 def _make_run(

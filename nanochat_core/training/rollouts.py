@@ -1,14 +1,17 @@
 """Rollouts for RL: the questions of a step, answers sampled for all of them at once, and their rewards."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanochat_core.artifacts import StageFolder
+from nanochat_core.data.shards import read_columns
 from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
@@ -17,6 +20,7 @@ from nanochat_core.inference.kv_memory import PAGE_TOKENS
 from nanochat_core.inference.tool_use import Tool
 from nanochat_core.model.accounting import kv_width
 from nanochat_core.model.gpt import GPT
+from nanochat_core.preference_specs import SampledPairsSpec
 from nanochat_core.specs import RLSpec
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
@@ -32,7 +36,7 @@ def load_reward(name: str) -> Reward:
     """Return the reward registered as `name` in the entry-point group `nanochat.rewards`."""
     rewards = {entry.name: entry for entry in entry_points(group="nanochat.rewards")}
     if name not in rewards:
-        raise SpecError(f"rl.reward: unknown reward {name!r}{did_you_mean(name, rewards)}.")
+        raise SpecError(f"reward: unknown reward {name!r}{did_you_mean(name, rewards)}.")
     return rewards[name].load()
 
 
@@ -62,20 +66,34 @@ class Answered:
         return min(self.rewards) == max(self.rewards)
 
 
+def read_questions(path: Path) -> list[Question]:
+    """Return the rows of a conversations file with `messages` and `meta` decoded; raises DataError if it has none."""
+    rows = read_columns(path, ["messages", "source", "meta"]).to_pylist()
+    return [row | {"messages": json.loads(row["messages"]), "meta": json.loads(row["meta"])} for row in rows]
+
+
 def rollout_engine(model: GPT, tokenizer: Tokenizer, spec: RLSpec, world: World, *, tool: Tool | None) -> Engine:
     """Return an engine that answers all questions of a step at once, with the weights that are being trained."""
     own = -(-spec.questions_per_step // world.size) * spec.samples_per_question
+    return engine_for(model, tokenizer, own, world, tool=tool)
+
+
+def engine_for(model: GPT, tokenizer: Tokenizer, answers: int, world: World, *, tool: Tool | None) -> Engine:
+    """Return an engine for so many answers at once, or as many of them as the device goes on with at a time."""
+    rows = min(answers, ROWS)
     key_bytes = 2 * len(model.blocks) * kv_width(model.spec) * model.compute_dtype.itemsize
     # The size of the device, not what is free at the moment: a resumed run has to have the same.
     kv_tokens = max(PAGE_TOKENS, device_memory(world.device) // KEYS_SHARE // key_bytes)
-    limits = EngineLimits(rows=min(own, ROWS), kv_tokens=kv_tokens, step_tokens=max(512, 2 * min(own, ROWS)))
+    limits = EngineLimits(rows=rows, kv_tokens=kv_tokens, step_tokens=max(512, 2 * rows))
     return Engine(model, tokenizer, limits=limits, tool=tool, shares_weights=True)
 
 
 class Sampler:
     """Asks the present model questions, as the spec says, and has the answers rewarded."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec, reward: Reward | None = None) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, spec: RLSpec | SampledPairsSpec, reward: Reward | None = None
+    ) -> None:
         self._engine, self.tokenizer, self._spec = engine, tokenizer, spec
         self._reward = reward or load_reward(spec.reward)
         self._rewards_of: Callable[[Question, Sequence[Completion]], list[float]] | None = getattr(
@@ -88,7 +106,7 @@ class Sampler:
         requests = [self._prompt(ids, seed, num_samples) for ids, seed in zip(prompts, seeds, strict=True)]
         answers = self._engine.generate(requests)
         return [
-            Answered(question, ids, completions, self._rewards(question, completions))
+            Answered(question, ids, completions, self.rewards(question, completions))
             for question, ids, completions in zip(questions, prompts, answers, strict=True)
         ]
 
@@ -104,7 +122,8 @@ class Sampler:
             draw_logprobs=True,
         )
 
-    def _rewards(self, question: Question, completions: Sequence[Completion]) -> list[float]:
+    def rewards(self, question: Question, completions: Sequence[Completion]) -> list[float]:
+        """Return what each answer to the question earns."""
         if self._spec.compare_numbers:
             question = question | {"meta": question["meta"] | {"compare": "numbers"}}
         if self._rewards_of:  # a model's, which reads all answers to a question at once
