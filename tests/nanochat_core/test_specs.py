@@ -50,6 +50,7 @@ CHOICES: dict[str, Any] = {
     "device": ["cpu"],
     "evaluators": [({"name": "core", "every": 7},)],
     "force": [("sft",)],
+    "gallery_prompts": [("x",)],
     "logprobs": ["full"],
     "mask": ("none", "assistant"),
     "mode": ("local", "multinode"),
