@@ -145,4 +145,5 @@ def test_the_hub_s_data_go_through_every_stage(hub_mirror: Path, tmp_path: Path)
     scores = read_json(tmp_path / "base" / "artifacts" / report["stages"]["evaluate_base"]["folder"] / "scores.json")
     assert len(scores["core"]["tasks"]) == 22
     chat = read_json(tmp_path / "base" / "artifacts" / report["stages"]["evaluate_sft"]["folder"] / "scores.json")
-    assert set(chat["tasks"]) == {"ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"}
+    tasks = {"ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee", "Identity"}
+    assert set(chat["tasks"]) == tasks

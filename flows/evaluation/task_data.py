@@ -36,15 +36,16 @@ def data_for(needed: Set[str], base: Path, *, own: Sequence[StageOutcome], given
     if given is not None:
         return in_folder(given)
     found = [in_folder(outcome.folder) for outcome in own]
-    if not any(data.spec.persona_path for data in found):
+    persona_path = next((path for data in found if (path := data.spec.persona_path)), None)
+    if persona_path is None:
         needed = needed - {persona.DATASET}
     for data in found:
         if data.outcome and not data.outcome.is_pruned and needed <= set(datasets_of(data.spec)):
             return data
     like = next((data.spec for data in found if data.spec.source == "hub"), TaskDataSpec())
     names = tuple(name for name in get_args(TaskDataset) if name in needed)
-    unwanted = [field for field, (name, _) in OWN_DATA.items() if name not in needed]
-    spec = like.model_copy(update={"datasets": names, **dict.fromkeys(unwanted)})
+    own_files = dict.fromkeys(OWN_DATA) | ({"persona_path": persona_path} if persona.DATASET in needed else {})
+    spec = like.model_copy(update={"datasets": names, **own_files})
     return newest_with(needed, spec, base) or AskedData(spec, None)
 
 

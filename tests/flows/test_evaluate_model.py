@@ -21,7 +21,10 @@ from nanochat_core.recipes import recipe
 from nanochat_core.specs import EvaluateSpec, PipelineSpec, TaskDataSpec, with_changes
 from tests.flows.conftest import FakeStages
 
-OWN_TASKS = ("Arithmetic", "CountLetters", "Facts", "LongArithmetic", "SimpleSpelling", "Spelling", "SpellingBee")
+OWN_TASKS = (
+    *("Arithmetic", "CountLetters", "Facts", "Identity", "LongArithmetic"),
+    *("SimpleSpelling", "Spelling", "SpellingBee"),
+)
 
 
 def asked_of(model: str, tasks: list[str], base: Path) -> Asked:
@@ -162,6 +165,8 @@ def test_two_models_are_compared_on_the_same_questions(finished: FakeStages, mon
     )
     assert [cell.strip() for cell in facts.split("│")[1:-1]][:5] == ["Facts", "200", "75.0%", "50.0%", "+25.0"]
     assert "+0.0 to +0.0" in spelling and "+12.5" in overall
+    (row,) = (line for line in result.output.splitlines() if "Who are you?" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["Who are you?", f"{names['sft']}.", f"{names['base']}."]
     (page,) = (finished.base / "reports" / "evaluations" / "evaluate_sft").glob("*/report.html")
     assert result.output.splitlines()[-1] == f"Each answer: {page}"
     assert "From Base to SFT" in page.read_text() and "800 answers, of 800 that were given." in page.read_text()

@@ -113,6 +113,7 @@ ALONE: list[tuple[dict[str, Any], str]] = [
     ({"evaluate.max_new_tokens": 600}, "evaluate.max_new_tokens: 600 tokens leave no room"),
     ({"evaluate.chat_tasks": []}, "evaluate.chat_tasks: there is none; name at least one task"),
     ({"evaluate.chat_tasks": ["Facts", "Facts"]}, "evaluate.chat_tasks: Facts is there more than once"),
+    ({"evaluate.gallery_prompts": ["Hi", "Hi"]}, "evaluate.gallery_prompts: 'Hi' is there more than once; ask it once"),
     ({"evaluate.chat_tasks": ["Greetings"]}, "evaluate.chat_tasks: Greetings cannot be graded; take it out"),
     ({"evaluate.chat_tasks": ["GSM8K"]}, "evaluate.chat_tasks: GSM8K needs the data set 'gsm8k'; set task_data.source"),
     ({"evaluate.chat_tasks": ["Fact"]}, "evaluate.chat_tasks: unknown task 'Fact' (did you mean 'Facts'?)"),
@@ -249,10 +250,6 @@ def test_dask_is_asked_for_only_where_its_extra_is_installed(monkeypatch: pytest
     ("changes", "expected"),
     [
         (
-            {"evaluate.chat_tasks": ["Identity"]},
-            "evaluate.chat_tasks: Identity needs the data set 'persona'; set task_data.persona_path to your YAML file",
-        ),
-        (
             {"sft.conversations.mixture": [{"task": "Documents"}]},
             "sft.conversations.mixture: Documents needs the data set 'documents'; set task_data.documents_path to your",
         ),
@@ -260,6 +257,10 @@ def test_dask_is_asked_for_only_where_its_extra_is_installed(monkeypatch: pytest
 )
 def test_a_task_of_ones_own_data_names_the_field_that_says_where(changes: dict[str, Any], expected: str) -> None:
     assert [problem for problem in problems(changes) if problem.startswith(expected)]
+
+
+def test_the_persona_of_the_package_stands_in_for_ones_own() -> None:
+    assert problems({"evaluate.chat_tasks": ["Identity"], "sft.conversations.mixture": [{"task": "Identity"}]}) == []
 
 
 def test_the_tables_say_what_the_code_does(tmp_path: Path) -> None:

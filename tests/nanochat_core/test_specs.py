@@ -63,6 +63,7 @@ CHOICES: dict[str, Any] = {
     "evaluators": [({"name": "core", "every": 7},)],
     "finetune": [({"name": "own", "conversations": {"mixture": [{"path": "own.jsonl"}]}},)],
     "force": [("sft",)],
+    "gallery_prompts": [("x",)],
     "logprobs": ["full"],
     "match_lengths": [("x",)],
     "mask": ("none", "assistant"),

@@ -72,6 +72,16 @@ def test_chatcore_asks_the_cheap_tasks_where_none_is_named(data: TaskData) -> No
     assert found["chatcore"] == pytest.approx((1 + 1 - 1 / 3) / 3)
 
 
+def test_who_the_model_is_has_a_curve_and_no_part_in_chatcore(data: TaskData) -> None:
+    model = FakeTextModel(answer=lambda conversation: "#### 3, says nanochat")
+    both, alone = (
+        measured(EvaluatorSpec(name="chatcore", tasks=tasks, examples=40), data.folder, model)
+        for tasks in (("GSM8K", "Identity"), ("Identity",))
+    )
+    assert both["chatcore"] == both["GSM8K/accuracy"] != both["Identity/accuracy"]
+    assert set(alone) == {"Identity/accuracy", "Identity/stderr"}
+
+
 def test_chatcore_answers_questions_in_text_too(data: TaskData) -> None:
     spec = EvaluatorSpec(name="chatcore", tasks=("GSM8K", "Arithmetic"), examples=8)
     found = measured(spec, data.folder, FakeTextModel(answer=lambda conversation: "#### 3"))

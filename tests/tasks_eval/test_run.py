@@ -75,6 +75,27 @@ def test_the_result_declares_records_and_scores_and_its_headline_is_flat(tmp_pat
     assert not (folder.path / LOGS).exists()
 
 
+def test_who_the_model_is_and_what_it_declines_are_headlines_and_no_part_of_chatcore(
+    tmp_path: Path, data: TaskData
+) -> None:
+    spec = CHAT.model_copy(update={"chat_tasks": ("Facts", "Identity"), "chat_examples": None})
+    plan = plan_of(spec, ["chat"], data)
+    model = FakeTextModel(lambda conversation: "I am nanochat.")
+    scores = measured(plan, stage_folder(tmp_path / "a"), model)
+    metrics = headline(scores)
+    parts = scores["tasks"]["Identity"]["groups"]
+    assert metrics["identity_accuracy"] == parts["identity"]["accuracy"] > 0.1
+    assert (metrics["decline_rate"], metrics["false_decline_rate"]) == (0.0, 0.0)
+    assert scores["identity"]["false_decline_rate"]["high"] > 0.05  # none of some thirty
+    assert scores["chatcore"]["tasks"] == ["Facts"] and "accuracy/Identity" in metrics
+    alone = measured(
+        plan_of(spec.model_copy(update={"chat_tasks": ("Identity",), "chat_examples": 40}), ["chat"], data),
+        stage_folder(tmp_path / "b"),
+        model,
+    )
+    assert "chatcore" not in headline(alone) and headline(alone)["decline_rate"] == 0.0
+
+
 def test_several_answers_to_each_question_give_a_curve_and_a_headline(tmp_path: Path, data: TaskData) -> None:
     spec = EvaluateSpec(chat_tasks=("Arithmetic",), chat_examples=5, num_samples=3, temperature=1.0)
     scores = measured_chat(stage_folder(tmp_path / "a"), data, spec)

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_eval.records import Record
-from tasks_eval.scores import centered, chatcore, hash_prompts, interval, pass_at, summarize, votes_right
+from tasks_eval.scores import (
+    centered,
+    chatcore,
+    hash_prompts,
+    identity_rates,
+    interval,
+    pass_at,
+    summarize,
+    votes_right,
+)
 
 
 def record(index: int, is_correct: bool, sample: int = 0, answer: str | None = "x", group: str = "") -> Record:
@@ -46,11 +55,35 @@ def test_samples_of_one_question_are_averaged_before_the_error_is_taken() -> Non
     assert summary["stderr"] == pytest.approx(0.25)
 
 
+def ends(values: list[float]) -> dict[str, float]:
+    low, high = interval(values)
+    return {"low": low, "high": high}
+
+
+def test_the_rates_of_identity_have_wilsons_intervals_and_the_false_one_is_turned_round() -> None:
+    rows = [record(n, n < 8, group="identity") for n in range(10)]
+    rows += [record(10 + n, n < 9, group="harmless") for n in range(10)]
+    rates = identity_rates(summarize(rows, baseline=0.0)["groups"])
+    assert list(rates) == ["identity_accuracy", "false_decline_rate"]  # nothing was to be declined
+    told, harmless = rates.values()
+    assert (told["value"], told["n"]) == (0.8, 10)
+    assert (round(told["low"], 3), round(told["high"], 3)) == (0.490, 0.943)  # Wilson, 8 of 10
+    assert harmless["value"] == pytest.approx(0.1)
+    assert (round(harmless["low"], 3), round(harmless["high"], 3)) == (0.018, 0.404)  # Wilson, 1 of 10
+
+
+def test_who_the_model_is_counts_for_no_mean_over_tasks() -> None:
+    row = {"stderr": 0.1, "baseline": 0.0}
+    others = {"Facts": row | {"centered": 0.5}, "Spelling": row | {"centered": 0.25}}
+    assert chatcore(others | {"Identity": row | {"centered": 1.0}}) == chatcore(others)
+    assert chatcore({"Identity": row | {"centered": 1.0}}) == {}
+
+
 def test_each_part_of_a_task_has_an_accuracy_of_its_own() -> None:
     rows = [record(0, True, group="law"), record(1, False, group="law"), record(2, True, group="art")]
     assert summarize(rows, baseline=0.25)["groups"] == {
-        "art": {"n": 1, "accuracy": 1.0, "stderr": 0.0},
-        "law": {"n": 2, "accuracy": 0.5, "stderr": 0.5},
+        "art": {"n": 1, "accuracy": 1.0, "stderr": 0.0} | ends([1.0]),
+        "law": {"n": 2, "accuracy": 0.5, "stderr": 0.5} | ends([1.0, 0.0]),
     }
     assert "groups" not in summarize([record(0, True)], baseline=0.25)
 

@@ -3,7 +3,8 @@
 $FAKE_LOG names a file that gets a line for each process, $FAKE_FAIL_STAGE the stage that fails half-way, in the way
 that $FAKE_FAILURE says: crash, input, preempted, hang. With $FAKE_LAW, pretraining ends with the loss that the scaling
 law of that JSON object has for the model and its tokens; $FAKE_FAIL_DEPTH fails the model of that depth alone. With
-$FAKE_ACCURACY ({model folder's name: {task: share of right answers}}), an evaluation leaves verdicts and scores.
+$FAKE_ACCURACY ({model folder's name: {task: share of right answers}}), an evaluation leaves verdicts, scores and a
+gallery.
 """
 
 import hashlib
@@ -87,6 +88,9 @@ def write_verdicts(folder: StageFolder) -> dict[str, Any]:
         write_records(folder.path / "records" / f"{task}.parquet", records)
         tasks[task] = summarize(records, baseline=0.0) | {"version": 1}
     (folder.path / "scores.json").write_text(json.dumps({"tasks": tasks}))
+    said = {"text": f"{name}.", "finish_reason": "stop"}
+    gallery = {"answers": [{"prompt": "Who are you?", "greedy": said, "sampled": said}]}
+    (folder.path / "gallery.json").write_text(json.dumps(gallery))
     return {"tasks": tasks}
 
 

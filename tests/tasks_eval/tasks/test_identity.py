@@ -1,11 +1,12 @@
 """The task Identity: a persona becomes conversations, the same each time, and its three rates can be measured."""
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from nanochat_core.chat_format import normalize
-from nanochat_core.data.own.persona import copy_persona, read_persona
+from nanochat_core.data.own.persona import BUILT_IN, copy_persona, read_persona
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Completion, GenerateRequest
 from tasks_eval.chat import Sampling, score_examples
@@ -168,9 +169,25 @@ def test_a_persona_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
         task_of(tmp_path, "train", text)
 
 
-def test_without_a_persona_what_to_do_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'persona' was not fetched .*: set task_data\.persona_path"):
-        make(TaskData(tmp_path, {}), "train")
+def test_who_has_no_persona_gets_the_one_of_the_package(tmp_path: Path) -> None:
+    shipped = resources.files("nanochat_core.data.own").joinpath(BUILT_IN.name)
+    assert shipped.read_text(encoding="utf-8") == BUILT_IN.read_text(encoding="utf-8")
+    train, test = (make(TaskData(tmp_path, {}), split) for split in SPLITS)
+    assert len(train) >= 1000 and len(set(questions(train))) == len(train)
+    assert not set(questions(train)) & set(questions(test))
+    for task, least in ((train, 100), (test, 25)):
+        kinds = [task[index]["kind"] for index in range(len(task))]
+        assert {kinds.count(kind) >= least for kind in ("identity", "decline", "harmless")} == {True}
+        for index in range(len(task)):
+            example = task[index]
+            assert grade(task.meta(example), example["messages"][-1]["content"]).is_correct, example
+    assert "Project Nanochat" in str(train[0]) + str([train[index] for index in range(20)])
+
+
+def test_the_users_own_persona_comes_before_that_of_the_package(tmp_path: Path) -> None:
+    train = task_of(tmp_path, "train")
+    told = str([train[index] for index in range(60)])
+    assert "Ada" in told and "Project Nanochat" not in told
 
 
 def test_refusals_that_were_not_taught_are_seen_and_answers_are_not_taken_for_them() -> None:
