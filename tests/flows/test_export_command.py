@@ -14,11 +14,11 @@ from flows.earlier_model import with_earlier
 from flows.evaluate_model import evaluate_model, spec_for, what_is_asked
 from flows.evaluation.request import Asked
 from flows.evaluation.task_data import in_folder
+from flows.finetune import sft
 from flows.gc import Rules, survey
 from flows.lineage import lineage_of
 from flows.model_ref import find_model
 from flows.pipeline_run import NEWEST
-from flows.finetune import sft
 from nanochat_core import artifacts
 from nanochat_core.conversion.importing import adopt
 from nanochat_core.conversion.transformers_folder import Imported

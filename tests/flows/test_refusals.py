@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from prefect.exceptions import ParameterTypeError
 
-from flows.pipeline import pipeline
 from flows.finetune import sft
+from flows.pipeline import pipeline
 from nanochat_core.recipes import recipe
 from nanochat_core.specs import with_changes
 from tests.flows.conftest import FakeStages
