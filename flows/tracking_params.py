@@ -76,6 +76,10 @@ def changed_params(spec: PipelineSpec) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [
+            item.model_dump(mode="json", exclude_defaults=True) if isinstance(item, Spec) else item for item in value
+        ]
     return value.model_dump(mode="json") if isinstance(value, Spec) else value
 
 

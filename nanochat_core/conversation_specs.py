@@ -21,7 +21,7 @@ class MixtureItem(Spec):
         None,
         min_length=1,
         description="in place of a task: file of conversations as OpenAI, ShareGPT, Alpaca, Dolly or Harmony write "
-        "them (.jsonl, .json, .parquet, .txt), or a folder with a train and a test file",
+        "them (.jsonl, .json, .parquet, .txt), or a folder with a train and a test file; empty: task names one",
     )
     rows: int | None = Field(None, ge=1, description="rows in one pass; empty: all that the task has")
     epochs: int = Field(1, ge=1, le=100, description="passes over those rows")

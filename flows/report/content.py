@@ -31,6 +31,7 @@ from nanochat_core.paths import reports_dir
 from nanochat_core.specs import LaunchSpec, PipelineSpec
 
 LATEST = "latest"
+EVALUATE = "evaluate_"  # how the stages begin that evaluate a model
 VERSIONS = ("nanochat", "torch", "prefect", "mlflow", "tokenizers", "pyarrow")
 # How the names of the stages without a GPU begin.
 CPU_STAGES = ("download", "task_data", "tokenizer", "conversations_", "preferences_", "contamination")
@@ -101,9 +102,8 @@ def collect(spec: PipelineSpec, stages: Mapping[str, StageFiles], run_name: str)
 
 
 def evaluations_of(stages: Mapping[str, StageFiles]) -> dict[str, StageFiles]:
-    """Return the evaluation of each model that has one, in the order of training."""
-    names = [model.name for model in models_among(stages)]
-    return {name: stages[f"evaluate_{name}"] for name in names if f"evaluate_{name}" in stages}
+    """Return {model: its evaluation}, in the order of the stages, which is that of training."""
+    return {name.removeprefix(EVALUATE): files for name, files in stages.items() if name.startswith(EVALUATE)}
 
 
 def contamination_entry(stages: Mapping[str, StageFiles]) -> dict[str, Any]:

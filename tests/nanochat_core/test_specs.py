@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from nanochat_core import recipes, specs
+from nanochat_core.curation_spec import CurationSpec
 from nanochat_core.errors import SpecError
 from nanochat_core.spec_base import Spec
 from nanochat_core.specs import with_changes
@@ -35,7 +36,7 @@ def test_a_field_that_came_late_leaves_the_fingerprint_alone_at_its_default_only
     assert runtime_names(specs.ConversationsSpec, "added") == {"curation"}
     changed = sft.model_copy(update={"keep_optimizer": True})
     assert changed.output_params() == sft.output_params() | {"keep_optimizer": True}
-    curation = specs.CurationSpec(drop_duplicates=True)
+    curation = CurationSpec(drop_duplicates=True)
     conversations = sft.conversations.model_copy(update={"curation": curation})
     assert conversations.output_params()["curation"] == curation.output_params()
 

@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from nanochat_core.artifacts import StageFolder, write_json
+from nanochat_core.data.own.conversation_files import state_of_conversations
 from nanochat_core.data.task_data import work
+from nanochat_core.errors import DataError
 from tasks_eval.build_conversations import build
 from tasks_eval.task import make_task
 from tasks_eval.task_data import TaskData
+from tasks_eval.tasks.custom_json import make_from
 from tests.conftest import PROJECT
 from tests.fakes import byte_tokenizer
 
@@ -92,3 +95,58 @@ def test_a_persona_conversations_and_documents_are_mixed_in_by_a_line_each(
     ):
         done = CliRunner().invoke(app, ["data", "show", "sft", "--source", source], env={"COLUMNS": "120"})
         assert done.exit_code == 0 and shown in done.output, done.output
+
+
+def write_two_files(folder: Path) -> list[Path]:
+    """Write a file of Dolly's format and one of Alpaca's, both of one name, and return them."""
+    dolly = [{"instruction": f"Name {n}.", "context": "", "response": f"It is {n}."} for n in range(30)]
+    alpaca = [{"instruction": f"Add one to {n}.", "input": "", "output": str(n + 1)} for n in range(20)]
+    paths = [folder / "dolly" / "data.jsonl", folder / "alpaca" / "data.jsonl"]
+    for path, rows in zip(paths, (dolly, alpaca), strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return paths
+
+
+def stage_of_files(tmp_path: Path, mixture: list[dict[str, object]], paths: list[Path]) -> StageFolder:
+    """Return a stage that renders this mixture, as the flow writes its request."""
+    artifacts = tmp_path / "base" / "artifacts"
+    work(request(artifacts / "task_data" / "a", {"datasets": []}, {}))
+    (artifacts / "tokenizer" / "a").mkdir(parents=True, exist_ok=True)
+    byte_tokenizer().save(artifacts / "tokenizer" / "a")
+    states = {str(path): state_of_conversations(path) for path in paths}
+    params = {"mixture": mixture, "validation_rows": 4, "own_files": states}
+    inputs = {"task_data": "task_data/a", "tokenizer": "tokenizer/a"}
+    return request(artifacts / "conversations_dolly" / "a", params, inputs)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_files_of_two_formats_are_mixed_by_a_line_each_and_told_apart(tmp_path: Path) -> None:
+    dolly, alpaca = paths = write_two_files(tmp_path / "own")
+    items: list[dict[str, object]] = [{"path": str(dolly), "rows": 10, "epochs": 2}, {"path": str(alpaca)}]
+    stage = stage_of_files(tmp_path, [*items, {"task": "Facts", "rows": 5}], paths)
+    build(stage)
+    details = stage.read_result()["details"]
+    left = len(make_from(alpaca, "", "train"))
+    assert details["train"]["tasks"] == {"Facts": 5, "alpaca/data.jsonl": left, "dolly/data.jsonl": 20}
+    assert set(details["validation"]["tasks"]) == {"Facts", "alpaca/data.jsonl", "dolly/data.jsonl"}
+    splits = [pq.read_table(stage.path / f"{name}.parquet").to_pylist() for name in ("train", "validation")]
+    answers = [{row["messages"] for row in rows if row["source"] == "alpaca/data.jsonl"} for rows in splits]
+    assert answers[0] and answers[1] and not answers[0] & answers[1], "what is held out is not learned"
+    assert all(json.loads(text)[1]["content"].isdigit() for text in answers[0])
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_file_that_is_written_while_it_is_read_or_holds_a_bad_line_is_named(tmp_path: Path) -> None:
+    paths = write_two_files(tmp_path / "own")
+    items: list[dict[str, object]] = [{"path": str(path)} for path in paths]
+    stage = stage_of_files(tmp_path, items, paths)
+    paths[1].write_text(paths[1].read_text() + "\n" + paths[1].read_text().splitlines()[0])
+    with pytest.raises(DataError, match=r"alpaca/data\.jsonl has changed since this run began\. Run it again"):
+        build(stage)
+    paths[0].write_text(paths[0].read_text() + "\n{")
+    with pytest.raises(DataError, match=r"dolly/data\.jsonl:31: not JSON"):
+        build(stage)
+    paths[0].unlink()
+    with pytest.raises(DataError, match=r"There is no file .*dolly/data\.jsonl"):
+        build(stage)

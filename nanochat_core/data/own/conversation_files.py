@@ -27,11 +27,14 @@ def conversation_files(place: Path) -> dict[str, Path]:
         if missing := [path.name for path in files.values() if not path.is_file()]:
             raise DataError(
                 f"The folder {place} has no {' and no '.join(missing)}: put train.jsonl and test.jsonl there, or name "
-                "one file, of which a tenth is kept for testing."
+                "one JSONL file (task_data.custom_path, or path in a mixture), of which a tenth is kept for testing."
             )
         return files
     if not place.is_file():
-        raise DataError(f"There is no file {place}: name a file of conversations, JSONL for example.")
+        raise DataError(
+            f"There is no file {place}: name one of conversations, JSONL for example (task_data.custom_path, or path "
+            "in a mixture)."
+        )
     return {WHOLE: place}
 
 

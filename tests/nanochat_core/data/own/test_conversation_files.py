@@ -37,9 +37,11 @@ def test_a_bad_line_is_named_in_the_users_own_file(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no train\.jsonl and no test\.jsonl: put .* or set task_data\.custom_path"):
+    with pytest.raises(
+        DataError, match=r"no train\.jsonl and no test\.jsonl: put .* or name one JSONL file \(task_data\."
+    ):
         conversation_files(tmp_path)
-    with pytest.raises(DataError, match=r"There is no file .*nothing\.jsonl: set task_data\.custom_path"):
+    with pytest.raises(DataError, match=r"There is no file .*nothing\.jsonl: name one .* \(task_data\.custom_path"):
         conversation_files(tmp_path / "nothing.jsonl")
 
 
