@@ -41,13 +41,14 @@ PAIRS = {
     "samples_per_question": 4,
     "max_new_tokens": 48,
 }
+SUMS_MIXTURE = [{"task": "LongArithmetic", "rows": 3000}, {"task": "Arithmetic", "rows": 1000}]  # hard, and easy
 PRACTICE: dict[str, dict[str, Any]] = {
-    SUMS: {"conversations": {"mixture": [{"task": "LongArithmetic", "rows": 3000}], "validation_rows": 384}},
+    SUMS: {"conversations": {"mixture": SUMS_MIXTURE, "validation_rows": 384}},
     SPELLING: {"conversations": {"mixture": [{"task": "Spelling", "rows": 3000}], "validation_rows": 384}},
     PLEASED: {"conversations": PAIRS["conversations"] | {"validation_rows": 384}, "reward": "preference"},
 }
-RL = {"questions_per_step": 32, "samples_per_question": 8, "max_new_tokens": 48, "steps": 20}
-RL |= {"eval_questions": 384, "eval_samples": 4, "eval_every": 20, "optimizer.lr_scale": 0.2}
+RL = {"questions_per_step": 32, "samples_per_question": 8, "max_new_tokens": 48, "steps": 40}
+RL |= {"eval_questions": 384, "eval_samples": 4, "eval_every": 40, "optimizer.lr_scale": 0.6}
 
 
 @dataclass(frozen=True)
