@@ -290,9 +290,11 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
             f"rl.eval_questions: {part.eval_questions} questions; only {held_out} are held out "
             "(rl.conversations.validation_rows)"
         )
-    ungraded = [item.path or item.task for item in part.conversations.mixture if item.path or item.task in UNGRADED]
-    if ungraded := sorted({name for name in ungraded if name}):
-        yield f"rl.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
+    ungraded = {
+        str(item.path or item.task) for item in part.conversations.mixture if item.path or item.task in UNGRADED
+    }
+    if ungraded:
+        yield f"rl.conversations.mixture: {', '.join(sorted(ungraded))} cannot be graded; take it out"
     yield from _answers("rl.max_new_tokens", part.max_new_tokens, model_len)
 
 
