@@ -137,7 +137,8 @@ def stage(
     check_part(stage, spec, STAGES)
     check_runnable(spec)
     await_prefect = prepare_prefect()
-    from flows.pipeline import STAGE_FLOWS, finetune
+    from flows.finetune import finetune
+    from flows.pipeline import STAGE_FLOWS
     from flows.summary import stage_table
     from flows.write_report import write_report
 

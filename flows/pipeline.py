@@ -10,7 +10,6 @@ from prefect import Flow, flow
 from flows import evaluate
 from flows.contamination import CONTAMINATION, contamination
 from flows.download import TASK_DATA, download
-from flows.finetune import finetune as finetune
 from flows.finetune import midtrain, sft
 from flows.pipeline_run import PipelineRun
 from flows.preferences import dpo, reward_model

@@ -295,9 +295,9 @@ def _rl(part: RLSpec, model_len: int) -> Iterator[str]:
 
 
 def _sampling(name: str, part: RLSpec | SampledPairsSpec, model_len: int) -> Iterator[str]:
-    ungraded = [item.path or item.task for item in part.conversations.mixture if item.path or item.task in UNGRADED]
-    if ungraded := sorted({name for name in ungraded if name}):
-        yield f"{name}.conversations.mixture: {', '.join(ungraded)} cannot be graded; take it out"
+    items = part.conversations.mixture
+    if ungraded := {str(item.path or item.task) for item in items if item.path or item.task in UNGRADED}:
+        yield f"{name}.conversations.mixture: {', '.join(sorted(ungraded))} cannot be graded; take it out"
     yield from _answers(f"{name}.max_new_tokens", part.max_new_tokens, model_len)
 
 

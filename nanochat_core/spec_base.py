@@ -30,6 +30,7 @@ TITLES = {  # in a form, of the names that do not read as words
     "arch": "Architecture (arch)",
     "midtrain": "Mid-training (midtrain)",
     "sft": "Fine-tuning (sft)",
+    "finetune": "Fine-tuning stages of your own (finetune)",
     "dpo": "Direct preference optimization (dpo)",
     "rl": "Reinforcement learning (rl)",
 }

@@ -22,11 +22,20 @@ SCRIPTS = ("deployments/slurm/train.sbatch", "deployments/slurm/worker.sbatch")
 
 
 def commands() -> Iterator[list[str]]:
-    """Yield the words of each line in the fenced blocks, without comments."""
+    """Yield the words of each line in the fenced blocks, without comments; a quote may go on in the next line."""
     for block in re.findall(r"```sh\n(.*?)```", "\n".join(page.read_text() for page in PAGES), re.DOTALL):
+        begun = ""
         for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
+            begun += line
+            try:
+                words = shlex.split(begun, comments=True)
+            except ValueError:  # no closing quotation
+                begun += "\n"
+                continue
+            begun = ""
+            if words:
                 yield words
+        assert not begun, f"a quote has no end: {begun}"
 
 
 def deployment_names() -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from flows import launch
 from flows.cli import app, build_spec
 from flows.evaluate import evaluations
 from flows.finetune import SFT, conversations_for, finetuning, stage_before
@@ -20,11 +21,13 @@ from flows.registry import find_registered
 from flows.rl import RL
 from flows.serve_command import model_name
 from flows.stage import Stage
-from nanochat_core.artifacts import read_json
+from nanochat_core.artifacts import read_json, read_manifest
 from nanochat_core.errors import ArtifactError, SpecError, StageFailed
+from nanochat_core.metrics import read_metrics
 from nanochat_core.recipes import recipe
 from nanochat_core.specs import PipelineSpec, with_changes
 from tests.flows.conftest import FakeStages
+from tests.flows.tiny import CHANGES, ROWS
 
 THREE_LINES = """[
 {"name": "alpaca", "after": "pretrain", "conversations": {"mixture": [{"path": "alpaca.json"}], "validation_rows": 8}},
@@ -32,6 +35,11 @@ THREE_LINES = """[
 ]"""
 ALPACA = [{"instruction": f"Add one to {n}.", "input": "", "output": str(n + 1)} for n in range(40)]
 DOLLY = [{"instruction": f"Name {n}.", "context": "", "response": f"It is {n}."} for n in range(40)]
+
+LEFT_OUT = ("midtrain", "rl")
+TINY = {
+    field: value for field, value in (CHANGES | ROWS).items() if not field.startswith(tuple(f"{n}." for n in LEFT_OUT))
+} | {**dict.fromkeys(LEFT_OUT), "sft.evaluators": [], "evaluate.chat_tasks": ["Arithmetic"]}
 
 
 @pytest.fixture
@@ -195,3 +203,48 @@ def test_a_failed_stage_goes_on_by_its_name_and_is_forced_by_it(finished: FakeSt
     assert finished.ran() == ["conversations_dolly", "finetune_dolly"]
     refused = nanochat("stage", "doly", *asked)
     assert refused.exit_code == 2 and "Unknown stage 'doly' (did you mean 'dolly'?)" in refused.stderr
+
+
+def asked_really(**fields: Any) -> list[str]:
+    """Return the words of a command for a tiny pipeline with both stages, each with `fields` besides."""
+    stages = [stage | fields for stage in json.loads(THREE_LINES)]
+    changes = TINY | {"finetune": stages}
+    return ["demo", *(f"--set={field}={json.dumps(value)}" for field, value in changes.items())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("prefect_server")
+def test_alpaca_after_pretraining_and_dolly_after_sft_are_really_trained(
+    base: Path, own_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asked_really(steps=2, batch_rows=2, runtime={"checkpoint_every": 1})
+    whole = (own_files / "dolly.jsonl").read_text()
+    (own_files / "dolly.jsonl").write_text(whole + '\n{"instruction": "Name')
+    failed = nanochat("run", *asked)
+    assert failed.exit_code == 2 and "dolly.jsonl:41: not JSON" in failed.stderr, failed.output
+    assert "Traceback" not in failed.output
+
+    (own_files / "dolly.jsonl").write_text(whole)
+    alone = nanochat("stage", "dolly", *asked)
+    assert alone.exit_code == 0, alone.output
+    dolly, alpaca = find_model("dolly", base).model, find_model("alpaca", base).model
+    made = read_manifest(dolly)
+    assert made is not None and made.metrics["val_loss_last"] > 0 and made.metrics["steps"] == 2
+    assert read_json(dolly / "spec.json")["inputs"]["model"].startswith("sft/")
+    assert read_json(alpaca / "spec.json")["inputs"]["model"].startswith("pretrain/")
+
+    (dolly / "checkpoints" / "step_00000002" / "model.safetensors").unlink()
+    resumed = nanochat("run", *asked)
+    assert resumed.exit_code == 0, resumed.output
+    again = read_manifest(dolly)
+    assert again is not None and again.digest == made.digest, "from step 1 to the same weights"
+    assert {line["attempt"] for line in read_metrics(dolly / "metrics.jsonl")} == {1, 2}
+    report = read_json(base / "reports" / "latest" / "report.json")
+    assert report["scores"]["models"] == ["base", "alpaca", "sft", "dolly"]
+    assert report["stages"]["conversations_dolly"]["metrics"]["train_rows"] > 20
+    assert (base / "reports" / "latest" / "plots" / "finetune_alpaca_loss.svg").is_file()
+
+    monkeypatch.setattr(launch.subprocess, "Popen", None)  # nothing may be started any more
+    second = nanochat("run", *asked)
+    assert second.exit_code == 0, second.output
