@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from flows.left_out import left_out_in_words
 from flows.terminal import append_visible, console, tell
 from nanochat_core import artifacts, paths
 from nanochat_core.chat_format import Stretch, stretches
@@ -118,6 +119,8 @@ def _tell_counts(path: Path) -> None:
     tasks = ", ".join(f"{name} {rows:,}" for name, rows in details["tasks"].items())
     share = details["learned_tokens"] / max(1, details["tokens"])
     tell(f"{part}: {details['rows']:,} conversations, {details['tokens']:,} tokens, {share:.0%} learned; {tasks}.")
+    if left_out := details.get("left_out"):
+        tell(f"Left out by curation: {details['left_out_rows']:,}; {left_out_in_words(left_out)}.")
 
 
 def _rendered(path: Path, *, number: int, seed: int | None, source: str | None) -> Iterator[FoundConversation]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.launch import git_commit
+from flows.left_out import left_out_in_words
 from flows.report.evaluation.answers import read_evaluation
 from flows.report.evaluation.content import evaluation_content
 from flows.report.evaluation.page import write_pages
@@ -173,6 +174,8 @@ def data_entry(spec: PipelineSpec, stages: Mapping[str, StageFiles]) -> dict[str
     for name, files in stages.items():
         if name.startswith("conversations_"):
             entry |= {f"{name}_{key}": value for key, value in files.metrics.items()}
+            if left_out := files.details.get("train", {}).get("left_out"):
+                entry[f"{name}_left_out"] = left_out_in_words(left_out)
     return entry
 
 

@@ -150,9 +150,11 @@ class ConversationLoader:
         else:
             steps = (self._plan[1] if self._plan else self._planned(0)).steps  # as many in each epoch
         if not steps:
+            rows = f"{self._shape.batch_rows} rows"
+            rows += f" of {self._shape.row_tokens - 1} tokens" if self._batching == "stream" else ""
             raise DataError(
-                f"{len(self._conversations)} conversations do not fill one step of {self._shape.batch_rows} rows. "
-                "Give the mixture more rows, or lower batch_rows."
+                f"{len(self._conversations)} conversations do not fill one step of {rows}. "
+                "Give the mixture more rows (of what is held out: more validation_rows), or lower batch_rows."
             )
         return steps
 

@@ -43,6 +43,16 @@ def test_a_stage_is_shown_with_what_it_learns(stage: Path) -> None:
     assert "What stands between ⟦ and ⟧ is learned" in output
 
 
+def test_what_curation_left_out_is_shown_by_task_with_the_reasons(tmp_path: Path) -> None:
+    folder = stage_folder(tmp_path / "artifacts", "a", MIXTURE, curation={"drop_duplicates": True})
+    build(StageFolder(folder))
+    code, output = run(str(folder), "--number", "1")
+    assert code == 0, output
+    assert "Left out by curation: 5; SmolTalk 5 held out." in output
+    _, of_held_out = run(str(folder / "validation.parquet"), "--number", "1")
+    assert "Left out" not in of_held_out
+
+
 def test_the_output_of_the_tool_is_not_shown_as_learned(stage: Path) -> None:
     code, output = run(str(stage), "--source", "Arithmetic", "--number", "20")
     assert code == 0 and "⟦<|python_end|>⟧<|output_start|>" in output

@@ -8,11 +8,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from nanochat_core.artifacts import StageFolder, sha256_of, write_json
+from nanochat_core import checkpoint
+from nanochat_core.artifacts import StageFolder, read_json, sha256_of, write_json
+from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.data.conversations import read_conversations
+from nanochat_core.distributed import World
 from nanochat_core.errors import SpecError
 from nanochat_core.metrics import read_metrics
+from nanochat_core.model.accounting import derive_shape
+from nanochat_core.model.gpt import GPT
+from nanochat_core.model.init import init_weights
+from nanochat_core.specs import ModelSpec
 from nanochat_core.tokenizer.render import render_conversation
 from tasks_eval.build_conversations import build
 from tasks_eval.grading import grade
@@ -85,6 +93,60 @@ def test_a_sequence_is_written_in_its_order_and_is_learned_in_it(tmp_path: Path)
     assert sources == ["Arithmetic"] * 50 + ["GSM8K"] * 16 + ["SmolTalk"] * 6
     assert read_conversations(folder / "train.parquet", mask="assistant").in_order
     assert not read_conversations(folder / "validation.parquet", mask="assistant").in_order
+
+
+def test_curation_leaves_out_training_rows_says_which_and_why_and_keeps_what_is_held_out(tmp_path: Path) -> None:
+    plain, curated = (
+        stage_folder(tmp_path, name, MIXTURE, curation=curation)
+        for name, curation in (("plain", {}), ("curated", {"drop_duplicates": True, "match_lengths": ["GSM8K"]}))
+    )
+    for folder in (plain, curated):
+        build(StageFolder(folder))
+    assert sha256_of(plain / "validation.parquet") == sha256_of(curated / "validation.parquet")
+    assert "left_out" not in StageFolder(plain).read_result()["details"]["train"]
+    result = StageFolder(curated).read_result()
+    details = result["details"]["train"]
+    assert details["left_out"]["SmolTalk"]["held out"] == 3  # a third of what is held out; both splits are alike here
+    assert details["left_out"]["GSM8K"]["held out"] == 6  # of the test split too, each given twice
+    assert details["left_out"]["Arithmetic"]["length"] > 10
+    assert details["length_distance_after"] < details["length_distance_before"]
+    assert result["metrics"]["left_out_rows"] == details["left_out_rows"] == 50 + 2 * 8 + 6 - details["rows"]
+    left = [pq.read_table(folder / "train.parquet")["messages"].to_pylist() for folder in (plain, curated)]
+    assert [messages for messages in left[0] if messages in set(left[1])] == left[1]  # in the same order
+    last = read_metrics(curated / "metrics.jsonl")[-1]
+    assert last["step"] == last["total_steps"] == details["rows"] + 9
+
+
+def test_the_conversations_that_surprise_the_base_model_most_are_left_out(tmp_path: Path) -> None:
+    made = stage_folder(tmp_path, "a", [{"task": "Arithmetic", "rows": 40}], curation={"drop_worst_perplexity": 0.25})
+    request = read_json(made / "spec.json")
+    write_json(made / "spec.json", request | {"inputs": request["inputs"] | {"model": "pretrain/x"}})
+    write_model(tmp_path / "pretrain" / "x")
+    build(StageFolder(made))
+    details = StageFolder(made).read_result()["details"]["train"]
+    assert details["left_out"] == {"Arithmetic": {"perplexity": 10}} and details["rows"] == 30
+    lines = read_metrics(made / "metrics.jsonl")
+    assert lines[-1]["step"] == lines[-1]["total_steps"] == 40 + 30 + 9
+
+
+def write_model(folder: Path) -> None:
+    """Write an untrained model of bytes."""
+    spec = derive_shape(ModelSpec(depth=1, n_embd=32, n_head=2, sequence_len=64))
+    model = GPT(spec, byte_tokenizer().vocab_size)
+    init_weights(model, 0)
+    meta = CheckpointMeta(
+        stage="pretrain",
+        step=1,
+        tokens=1,
+        optimizer_steps=1,
+        model=spec,
+        vocab_size=model.vocab_size,
+        precision="fp32",
+        tokenizer_hash=byte_tokenizer().hash,
+        data_digest="",
+    )
+    whole = Checkpoint(meta=meta, model=model.state_dict(), optimizer={}, loader={})
+    checkpoint.save(folder / "checkpoints", whole, World(0, 1, torch.device("cpu")), keep=1)
 
 
 def test_an_unknown_task_in_the_mixture_is_refused(tmp_path: Path) -> None:

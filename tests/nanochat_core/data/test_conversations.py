@@ -123,6 +123,35 @@ def test_padding_ends_at_the_longest_of_the_step_and_long_ones_are_cut_and_count
     assert padded.padding() == {"rows": 4, "padding_share": round(1 - (3 + 5 + 9 + 4) / 36, 6)}
 
 
+@given(st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=4), min_size=1, max_size=12))
+def test_a_conversation_is_cut_after_its_last_answer_that_ends_in_the_row_and_elsewhere_only_where_none_does(
+    answers: list[list[int]],
+) -> None:
+    end = 99  # each conversation: a first token, and answers of so many tokens, the last of them `end`
+    rows = [[7, *[token for size in sizes for token in (*[8] * (size - 1), end)]] for sizes in answers]
+    ids = np.array([token for row in rows for token in row], dtype=np.int32)
+    starts = np.cumsum([0, *map(len, rows)])
+    found = Conversations(ids, np.ones(len(ids), dtype=np.int8), starts, answer_end=end)
+    for row, length in zip(rows, found.fitted(T + 1).tolist(), strict=True):
+        ends = [place + 1 for place, token in enumerate(row[: T + 1]) if token == end]
+        assert length == (len(row) if len(row) <= T + 1 else max(ends, default=T + 1))
+
+
+def test_what_was_cut_inside_a_message_and_what_teaches_nothing_is_counted() -> None:
+    end = 99
+    rows = ([1, 2, end], [1, 2, end, *[3] * 20, end], [1, *[3] * 20, end], [1, *[2] * 20, 3, end])
+    ids = np.array([token for row in rows for token in row], dtype=np.int32)
+    mask = np.isin(ids, (3, end)).astype(np.int8)
+    made = loader(Conversations(ids, mask, np.cumsum([0, *map(len, rows)]), answer_end=end), "padded")
+    assert made.cuts() == {"cut_conversations": 3, "cut_messages": 2, "unlearned_conversations": 1}
+    assert int((made.batch()[1] != IGNORED).sum()) == 1 + 1 + T + 0
+
+
+def test_rows_of_single_tokens_have_room_for_a_target() -> None:
+    idx, targets = loader(conversations_of([1, 1, 1, 1], learned_share=1.0), "padded").batch()
+    assert idx.shape == targets.shape == (4, 1) and (targets == IGNORED).all()
+
+
 def test_a_packed_row_holds_all_that_fits_it() -> None:
     packed = loader(conversations_of([6, 3, 9, 4, 5, 20], learned_share=1.0), "packed")
     idx, targets = packed.batch()
