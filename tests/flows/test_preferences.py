@@ -2,14 +2,16 @@
 
 import json
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from flows.cli import PARTS, app
+from flows.cli import PARTS, app, build_spec
 from flows.evaluate import evaluation_of, evaluations
 from flows.finetune import SFT
 from flows.pipeline import STAGE_FLOWS, pipeline
@@ -177,6 +179,25 @@ def test_preferences_that_cannot_work_are_refused_with_their_field(preferences: 
     spec = derive(with_changes(demo(), {"dpo": {"preferences": preferences}}), ())
     (problem,) = [*conflicts(spec), *obstacles(spec, gpus=0)]
     assert problem.startswith(expected)
+
+
+def documented(start: str) -> list[list[str]]:
+    """Return the commands of docs/preferences.md that begin so, without that, as a shell splits them."""
+    lines = (PROJECT / "docs" / "preferences.md").read_text().splitlines()
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+def test_the_commands_of_the_documentation_fit_together() -> None:
+    runs = documented("nanochat run demo ")
+    assert len(runs) > 2
+    for arguments in runs:
+        assert arguments[::2] == ["--set"] * (len(arguments) // 2)
+        spec = derive(build_spec("demo", data=None, data_path=None, changes=arguments[1::2]), ())
+        found = [line for line in (*conflicts(spec), *obstacles(spec, gpus=0)) if "no 'pairs.jsonl'" not in line]
+        assert not found
+    group: Any = typer.main.get_command(app)
+    for arguments in documented("nanochat data pairs "):
+        assert group.commands["data"].commands["pairs"].make_context("pairs", arguments).params["model"] == "sft"
 
 
 @pytest.fixture
