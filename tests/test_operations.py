@@ -17,7 +17,10 @@ from flows.node import addresses, services
 from nanochat_core import recipes
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "docs" / name for name in ("operations.md", "own_data.md", "serving.md", "evaluation.md")]
+PAGES = [
+    PROJECT / "docs" / f"{name}.md"
+    for name in ("operations", "own_data", "chat_training", "preferences", "serving", "evaluation")
+]
 SCRIPTS = ("deployments/slurm/train.sbatch", "deployments/slurm/worker.sbatch")
 
 
