@@ -76,6 +76,7 @@ def state_names(client: SyncPrefectClient, run_id: UUID, count: int) -> list[tup
         time.sleep(0.3)
 
 
+@pytest.mark.slow
 def test_a_retry_as_in_the_ui_reuses_what_is_finished_and_completes_what_failed(
     client: SyncPrefectClient, worker: None, base: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_who_always_prefers_the_right_answer_scores_one_on_every_task_of_core(hu
     assert core_summary(summaries)["core"] == 1.0
 
 
+@pytest.mark.slow
 def test_who_guesses_scores_what_guessing_does(hub_mirror: Path) -> None:
     """All choices of a question have the same chance: within four standard errors of the mean of 1 / choices."""
 

@@ -36,6 +36,7 @@ def longer(bench: Workbench, name: str, **changes: Any) -> Path:
     return bench.request("pretrain", name, params, model="pretrain/whole")
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_from_an_earlier_one_with_longer_rows(bench: Workbench, base_model: Path) -> None:
     folder = longer(bench, "longer", model=tiny_model(sequence_len=512), total_batch_tokens=1024)
     result = stage_folders.run(folder)

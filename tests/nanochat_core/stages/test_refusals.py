@@ -62,6 +62,7 @@ def test_a_resume_from_a_changed_file_is_refused_by_name(name: str, bench: Workb
     assert f"{LAST}/{name} has other bytes" in refusal(folder)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_ends_a_save_in_one_line_and_the_earlier_checkpoint_goes_on(
     bench: Workbench, base_model: Path
 ) -> None:

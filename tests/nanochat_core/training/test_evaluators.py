@@ -191,6 +191,7 @@ class OneOfTwo(World):
         return [data, self.other]
 
 
+@pytest.mark.slow
 def test_ranks_share_the_examples_and_all_leave_it_where_one_was_stopped(tmp_path: Path) -> None:
     run = make_run(tmp_path, Guesses())
     assert run.evaluations
