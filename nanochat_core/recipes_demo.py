@@ -166,16 +166,13 @@ def _hub_sft() -> FinetuneSpec:
 
 
 def _hub_rl() -> RLSpec:
-    return RLSpec(
-        conversations=_conversations(64, GSM8K=200),
-        questions_per_step=4,
-        samples_per_question=4,
-        max_new_tokens=64,
-        steps=4,
-        eval_questions=16,
-        eval_samples=2,
-        eval_every=4,
-        runtime=RUNTIME.model_copy(update={"log_every": 1, "checkpoint_every": 2}),
+    """Practise sums and spelling; of real word problems a few, which a model this small never solves."""
+    local = _local_rl()
+    return local.model_copy(
+        update={
+            "conversations": _conversations(384, LongArithmetic=3000, Arithmetic=1000, Spelling=2000, GSM8K=100),
+            "optimizer": local.optimizer.model_copy(update={"lr_scale": 0.6}),
+        }
     )
 
 

@@ -85,6 +85,9 @@ def requests(bench: Workbench, base_model: Path) -> dict[str, Callable[[str], Pa
     model = f"pretrain/{base_model.name}"
     return {
         "pretrain": bench.pretrain,
+        "midtrain": lambda name: bench.request(
+            "midtrain", name, finetune_params(batching="stream", mask="none"), model=model
+        ),
         "sft": lambda name: bench.request("sft", name, finetune_params(), model=model),
         "rl": lambda name: bench.request("rl", name, rl_params(), model=model),
     }
@@ -92,7 +95,7 @@ def requests(bench: Workbench, base_model: Path) -> dict[str, Callable[[str], Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "rl"])
+@pytest.mark.parametrize("stage", ["pretrain", "midtrain", "sft", "rl"])
 def test_ten_kills_at_random_instants_change_nothing(stage: str, bench: Workbench, base_model: Path) -> None:
     request = requests(bench, base_model)[stage]
     whole = request("whole-for-kills")
