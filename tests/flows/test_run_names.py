@@ -14,6 +14,11 @@ from flows.run_names import command_of, named, run_name_of, what_is_new
 from nanochat_core.recipes import RECIPES, recipe
 from nanochat_core.specs import with_changes
 
+OWN = [
+    {"name": "dolly", "conversations": {"mixture": [{"path": "my dolly.jsonl"}]}, "batching": "padded"},
+    {"name": "notes", "conversations": {"mixture": [{"task": "Documents", "weight": 2}]}, "after": "pretrain"},
+]
+
 
 @pytest.mark.parametrize(
     "changes",
@@ -22,6 +27,7 @@ from nanochat_core.specs import with_changes
         {"pretrain.model.depth": 6, "run_name": "it's mine", "midtrain": None},
         {"sft.conversations.mixture": [{"task": "Facts", "rows": 3}], "tokenizer.vocab_size": 500},
         {"download.source": "path", "download.path": "/some where/text", "task_data.source": "path"},
+        {"finetune": OWN, "sft.evaluators": [{"name": "core", "every": 7}]},
     ],
 )
 def test_the_command_of_a_spec_asks_for_that_spec(changes: dict[str, Any]) -> None:
@@ -47,6 +53,7 @@ def test_nothing_is_new_in_a_recipe(name: str) -> None:
         ({"run_name": "mine"}, "demo-d4"),
         ({"force": ["sft", "rl"]}, "demo-d4 force=sft,rl"),
         ({"midtrain": None, "launch.nproc_per_node": 2}, "demo-d4 midtrain=none launch.nproc_per_node=2"),
+        ({"finetune": OWN}, "demo-d4 finetune=dolly,notes"),
         ({"sft.conversations.mixture": [{"task": "Facts"}]}, "demo-d4 sft.conversations.mixture=1 items"),
         (
             {"sft.seed": 1, "sft.steps": 2, "rl.seed": 3, "rl.steps": 4, "evaluate.seed": 5},
