@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FILE = "gallery.json"
-SHOWN_CHARACTERS = 1000  # of an answer
+SHOWN_CHARACTERS = 600  # of an answer
 Galleries = Mapping[str, Mapping[str, Any]]
 
 
