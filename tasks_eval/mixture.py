@@ -19,7 +19,6 @@ from nanochat_core.specs import ConversationsSpec, MixtureItem
 from tasks_eval.task import Task, make_task
 from tasks_eval.task_data import TaskData
 
-Key = tuple[str, int]  # of a conversation: its task and its number there
 Render = Callable[[Conversation], tuple[list[int], list[int]]]  # ids and mask
 
 
@@ -29,10 +28,6 @@ class Pick:
 
     task: Task
     index: int
-
-    @property
-    def key(self) -> Key:
-        return self.task.name, self.index
 
     def example(self) -> Conversation:
         return self.task[self.index]
