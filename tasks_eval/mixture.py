@@ -23,7 +23,6 @@ from tasks_eval.task import Split, Task, make_task
 from tasks_eval.task_data import TaskData
 from tasks_eval.tasks.custom_json import make_from
 
-Key = tuple[str, int]  # of a conversation: its task and its number there
 Render = Callable[[Conversation], tuple[list[int], list[int]]]  # ids and mask
 
 
@@ -33,10 +32,6 @@ class Pick:
 
     task: Task
     index: int
-
-    @property
-    def key(self) -> Key:
-        return self.task.name, self.index
 
     def example(self) -> Conversation:
         return self.task[self.index]

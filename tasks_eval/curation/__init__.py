@@ -19,7 +19,7 @@ from typing import Any
 from tasks_eval.curation.duplicates import duplicates
 from tasks_eval.curation.lengths import length_distance, target_shares, unlike
 from tasks_eval.curation.surprise import Surprise, worst
-from tasks_eval.mixture import Key, Pick, Render
+from tasks_eval.mixture import Pick, Render
 from tasks_eval.task import Task
 
 
@@ -28,21 +28,21 @@ class Curation:
     """What is left of the rows of a mixture. `reasons`: of each conversation left out, why."""
 
     rows: Sequence[Pick]
-    reasons: dict[Key, str] = field(default_factory=dict)
+    reasons: dict[Pick, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> list[Pick]:
         """The rows that are left, in their order."""
-        return [pick for pick in self.rows if pick.key not in self.reasons]
+        return [pick for pick in self.rows if pick not in self.reasons]
 
     @property
     def distinct(self) -> list[Pick]:
         """The conversations that are left, each once."""
-        return list({pick.key: pick for pick in self.kept}.values())
+        return list(dict.fromkeys(self.kept))
 
     def leave_out(self, picks: Collection[Pick], reason: str) -> None:
-        self.reasons |= {pick.key: reason for pick in picks}
+        self.reasons |= dict.fromkeys(picks, reason)
 
     def drop_duplicates(self, held_out: Sequence[Pick]) -> None:
         leaked, repeated = duplicates(self.distinct, held_out)
@@ -56,15 +56,15 @@ class Curation:
     def match_lengths(self, tasks: Sequence[Task], render: Render, seed: int) -> None:
         """Leave out rows of lengths that the examples of `tasks` seldom have; the details say how far apart."""
         target, rows = target_shares(tasks, render), self.kept
-        lengths = {pick.key: len(render(pick.example())[0]) for pick in self.distinct}
-        self.leave_out(unlike(rows, [lengths[pick.key] for pick in rows], target, seed), "length")
+        lengths = {pick: len(render(pick.example())[0]) for pick in self.distinct}
+        self.leave_out(unlike(rows, [lengths[pick] for pick in rows], target, seed), "length")
         for name, picks in (("before", rows), ("after", self.kept)):
-            distance = length_distance([lengths[pick.key] for pick in picks], target)
+            distance = length_distance([lengths[pick] for pick in picks], target)
             self.details[f"length_distance_{name}"] = round(distance, 4)
 
     def result(self) -> dict[str, Any]:
         """Return the details with the rows left out: {"left_out_rows", "left_out": {task: {reason: rows}}}."""
-        pairs = Counter((pick.task.name, self.reasons[pick.key]) for pick in self.rows if pick.key in self.reasons)
+        pairs = Counter((pick.task.name, self.reasons[pick]) for pick in self.rows if pick in self.reasons)
         left_out: dict[str, dict[str, int]] = {}
         for (task, reason), rows in sorted(pairs.items()):
             left_out.setdefault(task, {})[reason] = rows

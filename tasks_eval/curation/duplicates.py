@@ -12,16 +12,16 @@ from tasks_eval.mixture import Pick
 
 def duplicates(picks: Sequence[Pick], held_out: Sequence[Pick]) -> tuple[list[Pick], list[Pick]]:
     """Return which of distinct picks say what is held out, and which of the others what another one says."""
-    own = {pick.key: beginnings(pick.example()) for pick in picks}
+    own = {pick: beginnings(pick.example()) for pick in picks}
     held = [beginnings(pick.example()) for pick in held_out]
     whole, parts = {found[-1] for found in held}, {digest for found in held for digest in found}
-    leaked = [pick for pick in picks if own[pick.key][-1] in parts or not whole.isdisjoint(own[pick.key])]
+    leaked = [pick for pick in picks if own[pick][-1] in parts or not whole.isdisjoint(own[pick])]
     for pick in leaked:
-        del own[pick.key]
+        del own[pick]
     said = {digest for found in own.values() for digest in found[:-1]}
     repeated = []
     for pick in picks:
-        if found := own.get(pick.key):
+        if found := own.get(pick):
             if found[-1] in said:
                 repeated.append(pick)
             said.add(found[-1])

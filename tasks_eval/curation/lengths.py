@@ -39,22 +39,22 @@ def unlike(picks: Sequence[Pick], lengths: Sequence[int], target: dict[int, floa
 
     `picks` may hold one several times: those stay, or go, together. Raises SpecError where no length is in the target.
     """
-    times = Counter(pick.key for pick in picks)
-    distinct = {pick.key: (pick, bucket_of(length)) for pick, length in zip(picks, lengths, strict=True)}
-    buckets = np.array([bucket for _, bucket in distinct.values()])
-    rows = np.array([times[key] for key in distinct])
-    available = Counter[int]()
-    for bucket, count in zip(buckets.tolist(), rows.tolist(), strict=True):
-        available[bucket] += count
+    times = Counter(picks)
+    bucket_by_pick = {pick: bucket_of(length) for pick, length in zip(picks, lengths, strict=True)}
+    available = Counter(bucket_by_pick[pick] for pick in picks)
     if not available.keys() & target.keys():
         raise SpecError("No conversation is as long as those of the tasks in curation.match_lengths: name other tasks.")
-    room = {bucket: total_rows(available, target) * share for bucket, share in target.items()}
-    kept = np.zeros(len(rows), dtype=bool)
-    order = np.random.default_rng(seed).permutation(len(rows))
-    for bucket in sorted(available):
-        own = order[buckets[order] == bucket]
-        kept[own[np.cumsum(rows[own]) <= room.get(bucket, 0) + 1e-6]] = True
-    return [pick for (pick, _), stays in zip(distinct.values(), kept.tolist(), strict=True) if not stays]
+    total = total_rows(available, target)
+    room = {bucket: total * share + 1e-6 for bucket, share in target.items()}
+    distinct, left_out = list(times), []
+    for number in np.random.default_rng(seed).permutation(len(distinct)):
+        pick = distinct[number]
+        bucket = bucket_by_pick[pick]
+        if times[pick] > room.get(bucket, 0):
+            left_out.append(pick)
+        else:
+            room[bucket] -= times[pick]
+    return left_out
 
 
 def total_rows(available: dict[int, int], target: dict[int, float]) -> float:

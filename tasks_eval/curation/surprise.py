@@ -27,7 +27,7 @@ class Surprise:
 
         Infinite where none of it is an answer. `report` hears of each chunk.
         """
-        found = np.full(len(picks), np.inf)
+        nats, tokens = np.zeros(len(picks)), np.zeros(len(picks))
         order = np.argsort([len(self.render(pick.example())[0]) for pick in picks], kind="stable")
         for chunk in np.array_split(order, range(CHUNK, len(order), CHUNK)):
             owners, requests = [], []
@@ -35,13 +35,14 @@ class Surprise:
                 own = list(self.requests(*self.render(picks[number].example())))
                 owners += [number] * len(own)
                 requests += own
-            sums = np.zeros((2, len(picks)))
             for number, score in zip(owners, self.model.loglikelihood(requests), strict=True):
-                sums[:, number] += -score.logprob_sum, score.num_tokens
-            scored = chunk[sums[1, chunk] > 0]
-            found[scored] = sums[0, scored] / sums[1, scored]
+                nats[number] -= score.logprob_sum
+                tokens[number] += score.num_tokens
             report(len(chunk))
-        return found
+        is_scored = tokens > 0
+        nats[is_scored] /= tokens[is_scored]
+        nats[~is_scored] = np.inf
+        return nats
 
     def requests(self, ids: list[int], mask: list[int]) -> Iterator[LoglikelihoodRequest]:
         """Yield one request for each stretch of learned text."""
