@@ -38,9 +38,11 @@ def chat_part(spec: PipelineSpec, part: str) -> FinetuneSpec | RLSpec:
     raise SpecError(f"There is no stage {part!r} in finetune{did_you_mean(part, [own.name for own in spec.finetune])}.")
 
 
-def chat_inputs(spec: PipelineSpec, part: str, conversations: Stage, before: Stage) -> dict[str, Stage]:
-    """Return the inputs of such a stage: its model is that of the stage `before`, or the one it starts from."""
-    model = earlier_of(part) if chat_part(spec, part).start_from else before
+def chat_inputs(spec: PipelineSpec, part: str, conversations: Stage, before: Stage | None = None) -> dict[str, Stage]:
+    """Return the inputs of such a stage: its model is that of the stage `before` (of the fine-tuning before it, where
+    none is given), or the one it starts from.
+    """
+    model = earlier_of(part) if chat_part(spec, part).start_from else before or stage_before(spec, part)
     return {"tokenizer": TOKENIZER, "conversations": conversations, "model": model}
 
 
@@ -99,7 +101,7 @@ def finetuning(part: str) -> Stage:
         module=f"nanochat_core.stages.{'midtrain' if part == 'midtrain' else 'sft'}",
         version=VERSION,
         params=lambda spec: StageParams.of(chat_part(spec, part), exclude=NO_PARAMS),
-        inputs=lambda spec: chat_inputs(spec, part, conversations, stage_before(spec, part)),
+        inputs=lambda spec: chat_inputs(spec, part, conversations),
         measured_on=lambda spec: evaluators_data(spec, part),
         uses_torchrun=True,
     )

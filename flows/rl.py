@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.download import evaluators_data
-from flows.finetune import NO_PARAMS, chat_inputs, chat_part, conversations_for, stage_before
+from flows.finetune import NO_PARAMS, chat_inputs, chat_part, conversations_for
 from flows.pipeline_run import make_stages
 from flows.preferences import DPO, REWARD_MODEL
 from flows.run_names import named
@@ -16,7 +16,7 @@ REWARD_MODEL_REWARD = "preference"  # as the reward model is registered in nanoc
 
 
 def rl_inputs(spec: PipelineSpec) -> dict[str, Stage]:
-    inputs = chat_inputs(spec, "rl", CONVERSATIONS, DPO if spec.dpo else stage_before(spec, "rl"))
+    inputs = chat_inputs(spec, "rl", CONVERSATIONS, DPO if spec.dpo else None)
     is_pleasing = spec.rl is not None and spec.rl.reward == REWARD_MODEL_REWARD
     return inputs | ({"reward_model": REWARD_MODEL} if is_pleasing else {})
 

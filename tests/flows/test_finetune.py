@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from flows import launch
 from flows.cli import app, build_spec
 from flows.evaluate import evaluations
-from flows.finetune import SFT, conversations_for, finetuning, stage_before
+from flows.finetune import MIDTRAIN, SFT, conversations_for, finetuning, stage_before
 from flows.gc_usage import usage_of
 from flows.model_ref import find_model
 from flows.pipeline import pipeline
@@ -92,6 +92,9 @@ def test_a_stage_that_starts_from_a_model_of_ones_own_has_that_as_its_input() ->
 def test_a_stage_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(SpecError, match=r"There is no stage 'doly' in finetune \(did you mean 'dolly'\?\)"):
         finetuning("doly").params(spec_of())
+    for stage, spec in ((finetuning("doly"), spec_of()), (RL, spec_of(rl=None)), (MIDTRAIN, spec_of(midtrain=None))):
+        with pytest.raises(SpecError, match=f"no stage '?{stage.part}"):
+            stage.inputs(spec)
 
 
 def test_a_file_counts_by_its_content_and_name_and_not_by_its_place(own_files: Path, tmp_path: Path) -> None:
