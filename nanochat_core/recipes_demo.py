@@ -24,9 +24,10 @@ RUNTIME = TrainingRuntime(use_compile=False, log_every=10, checkpoint_every=200,
 HUB_TASK_DATA: tuple[TaskDataset, ...] = ("smoltalk", "mmlu", "gsm8k", "arc", "humaneval", "core", "words")
 
 
-def _conversations(validation_rows: int, **rows: int) -> ConversationsSpec:
+def _conversations(validation_rows: int, *, identity_epochs: int = 1, **rows: int) -> ConversationsSpec:
     names = {task.replace("_", "-"): count for task, count in rows.items()}
-    mixture = tuple(MixtureItem(task=task, rows=count) for task, count in names.items())
+    epochs = {"Identity": identity_epochs}
+    mixture = tuple(MixtureItem(task=task, rows=count, epochs=epochs.get(task, 1)) for task, count in names.items())
     return ConversationsSpec(mixture=mixture, validation_rows=validation_rows)
 
 
@@ -59,13 +60,20 @@ def demo(data: DataSource = "local", path: str | None = None) -> PipelineSpec:
 def _local_midtrain() -> FinetuneSpec:
     return FinetuneSpec(
         conversations=_conversations(
-            200, Arithmetic=5000, Spelling=16_000, CountLetters=2000, Facts=1000, Greetings=50, Identity=500
+            200,
+            identity_epochs=4,
+            Arithmetic=5000,
+            Spelling=16_000,
+            CountLetters=2000,
+            Facts=1000,
+            Greetings=50,
+            Identity=1000,
         ),
         batching="stream",
         batch_rows=16,
-        steps=280,
-        validation_every=140,
-        evaluators=(_local_chatcore(every=140),),
+        steps=320,
+        validation_every=160,
+        evaluators=(_local_chatcore(every=160),),
         runtime=RUNTIME,
     )
 
@@ -82,7 +90,7 @@ def _hub_chatcore(every: int) -> EvaluatorSpec:
 def _local_sft() -> FinetuneSpec:
     return FinetuneSpec(
         conversations=_conversations(
-            200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20, Identity=200
+            200, Arithmetic=1000, Spelling=4000, CountLetters=500, Facts=500, Greetings=20, Identity=1000
         ),
         optimizer=OptimizerSpec(lr_scale=0.3, warmdown_ratio=0.8),
         batch_rows=32,
