@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,11 +194,13 @@ def test_training_with_kept_momentum_that_is_killed_ends_with_the_same_bytes(
     stage_folders.run(whole)
     process = stage_folders.start(stopped)
     while process.poll() is None and not (stopped / "checkpoints" / "step_00000002").exists():
-        pass
+        time.sleep(0.002)
     process.kill()
     process.communicate()
     stage_folders.run(stopped)
-    assert stage_folders.final_bytes(stopped) == stage_folders.final_bytes(whole)
+    ours, theirs = map(stage_folders.final_bytes, (stopped, whole))
+    names = {name for name in theirs if name.endswith(".safetensors")}  # meta.json names the data, in two folders
+    assert len(names) == 3 and all(ours[name] == theirs[name] for name in names)
 
 
 @pytest.mark.slow
@@ -209,10 +212,10 @@ def test_two_ranks_of_which_one_has_nothing_to_learn_give_the_losses_of_one(benc
             path = bench.root / "conversations" / folder.name / f"{split}.parquet"
             in_order: pa.Table = pq.read_table(path).replace_schema_metadata({b"nanochat.order": b"sequence"})
             pq.write_table(in_order, path)
-    results = [stage_folders.run(folder, ranks) for folder, ranks in zip(folders, (1, 2), strict=True)]
+    results = [result_of(folders[0]), stage_folders.run(folders[1], ranks=2)["metrics"]]
     losses = [
         [line["train/loss"] for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line]
         for folder in folders
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4) and min(losses[0]) > 0
-    assert results[1]["metrics"]["val_loss_last"] == pytest.approx(results[0]["metrics"]["val_loss_last"], rel=1e-3)
+    assert results[1]["val_loss_last"] == pytest.approx(results[0]["val_loss_last"], rel=1e-3)
