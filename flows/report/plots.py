@@ -60,6 +60,15 @@ CURVES: dict[str, tuple[Curves, ...]] = {
     "reward_model": (Curves("reward_model_accuracy", "Reward model: pairs ranked right", "share", RANKED),),
     "rl": (
         Curves("rl_reward", "RL: mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),
+        Curves("rl_length", "RL: length of an answer", "tokens", {"rl/tokens_per_sample": "rollouts"}),
+        Curves("rl_entropy", "RL: entropy", "nats a token", {"rl/entropy": "rollouts"}),
+        Curves(
+            "rl_shares",
+            "RL: what teaches nothing, what is cut off",
+            "share",
+            {"rl/dead_groups": "questions answered alike", "rl/cut_off": "answers cut off"},
+        ),
+        Curves("rl_kl", "RL: KL of sampling and training", "nats a token", {"rl/sampling_kl": "rollouts"}),
     ),
 }
 TRAINING_TITLES = {
