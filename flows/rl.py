@@ -25,7 +25,7 @@ RL = Stage(
     name="rl",
     part="rl",
     module="nanochat_core.stages.rl",
-    version=2,
+    version=3,  # what answers begin with is computed once: other roundings
     params=lambda spec: StageParams.of(chat_part(spec, "rl"), exclude=NO_PARAMS),
     inputs=rl_inputs,
     measured_on=lambda spec: evaluators_data(spec, "rl"),

@@ -59,7 +59,18 @@ CURVES: dict[Training, tuple[Curves, ...]] = {  # names and titles follow those 
     "finetune": (Curves("loss", "loss", "nats per token", LOSSES),),
     "dpo": (Curves("margin", "margin of chosen over rejected", "nats of reward", MARGINS),),
     "reward_model": (Curves("accuracy", "pairs ranked right", "share", RANKED),),
-    "rl": (Curves("reward", "mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),),
+    "rl": (
+        Curves("reward", "mean reward", "reward", {"rl/reward": "rollouts", "rl/held_out_reward": "held out"}),
+        Curves("length", "length of an answer", "tokens", {"rl/tokens_per_sample": "rollouts"}),
+        Curves("entropy", "entropy", "nats a token", {"rl/entropy": "rollouts"}),
+        Curves(
+            "shares",
+            "what teaches nothing, what is cut off",
+            "share",
+            {"rl/dead_groups": "questions answered alike", "rl/cut_off": "answers cut off"},
+        ),
+        Curves("kl", "KL of sampling and training", "nats a token", {"rl/sampling_kl": "rollouts"}),
+    ),
 }
 MEANS = {"core": "CORE", "core_partial": "CORE, only some tasks", "chatcore": "ChatCORE"}
 

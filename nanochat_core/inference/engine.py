@@ -158,10 +158,16 @@ class Engine:
         """Keep the converted weights only: the model is not trained any more."""
         self._model = None
 
-    def submit(self, request: Request) -> list[Row]:
-        """Put the samples of a request into the line; return their rows. Raises ValueError as `check` does."""
+    def submit(self, request: Request, *, is_streamed: bool = True) -> list[Row]:
+        """Put the samples of a request into the line; return their rows. Raises ValueError as `check` does.
+
+        Where `is_streamed` is off, `step` tells of errors only.
+        """
         self.check(request)
-        rows = [Row(request, sample, self._vocabulary, self._tool) for sample in range(request.num_samples)]
+        rows = [
+            Row(request, sample, self._vocabulary, self._tool, is_streamed=is_streamed)
+            for sample in range(request.num_samples)
+        ]
         if request.sampling.prompt_logprobs is not None:
             rows[0].score_from = 1
         for row in rows:
@@ -224,14 +230,19 @@ class Engine:
         return [event for work in works for event in self._compute([work])]
 
     def _compute_together(self, works: Sequence[Work]) -> list[Event]:
-        hidden = self.runner.hidden([chunk_of(work) for work in works])
+        chunks = [chunk_of(work) for work in works]
+        hidden = self.runner.hidden(chunks)
         next_places: list[tuple[Row, int]] = []
         score_places: list[tuple[Row, int, int]] = []
-        for place, (row, position) in enumerate(wanted_positions(works)):
-            if position == len(row.ids) - 1:
-                next_places.append((row, place))
-            if row.scores_after(position):
-                score_places.append((row, position + 1, place))
+        place = 0
+        for work, chunk in zip(works, chunks, strict=True):
+            row = work.row
+            for position in chunk.wanted:
+                if chunk.start + position == len(row.ids) - 1:
+                    next_places.append((row, place))
+                if row.scores_after(chunk.start + position):
+                    score_places.append((row, chunk.start + position + 1, place))
+                place += 1
         for first in range(0, len(score_places), HEAD_ROWS):
             self._score(hidden, score_places[first : first + HEAD_ROWS])
         for work in works:
@@ -289,10 +300,11 @@ class Engine:
         is_first = not row.has_begun
         try:
             updates = advance()
-            if is_first and updates:
+            if is_first:
                 row.has_begun = True
-                updates[0] = replace(updates[0], prompt_tokens=row.prompt_tokens(), cached_tokens=row.cached_tokens)
                 self._cached_tokens += row.cached_tokens
+                if updates:
+                    updates[0] = replace(updates[0], prompt_tokens=row.prompt_tokens(), cached_tokens=row.cached_tokens)
         except Exception as error:
             return self._failed(row, error)
         if row.is_done:
@@ -318,7 +330,7 @@ class Engine:
         """Return `num_samples` completions for each prompt, in order. Prompts too long are cut from the left."""
         requests = [prompt.request(self.max_length) for prompt in prompts]
         self.prepare(max((len(r.ids) + r.sampling.max_new_tokens for r in requests), default=1))
-        rows = [self.submit(request) for request in requests]
+        rows = [self.submit(request, is_streamed=False) for request in requests]
         self._finish([row for samples in rows for row in samples])
         return [[row.completion() for row in samples] for samples in rows]
 
@@ -352,17 +364,8 @@ def chunk_of(work: Work) -> Chunk:
     """Return the new tokens of a piece of work, as the forward pass takes them."""
     row, start, end = work.row, work.row.computed, work.row.computed + work.count
     assert row.slot is not None
-    wanted = [position - start for position in range(start, end) if row.is_wanted(position)]
+    wanted = [position - start for position in row.wanted_positions(start, end)]
     return Chunk(row.slot, start, row.ids[start:end], row.ids[start - 1] if start else -1, wanted)
-
-
-def wanted_positions(works: Sequence[Work]) -> Iterator[tuple[Row, int]]:
-    """Yield the rows and positions whose states are wanted, in the order of the works."""
-    for work in works:
-        row = work.row
-        for position in range(row.computed, row.computed + work.count):
-            if row.is_wanted(position):
-                yield row, position
 
 
 def scored_tokens(logits: Tensor, targets: Tensor, alternatives: int) -> list[ScoredToken]:

@@ -11,18 +11,29 @@ import numpy as np
 from nanochat_core.inference.interface import Completion
 from nanochat_core.inference.requests import FinishReason, Request, ScoredToken, Update
 from nanochat_core.inference.sampling import Draw, uniform_numbers
-from nanochat_core.inference.text_stream import Piece, TextStream, Vocabulary
+from nanochat_core.inference.text_stream import Piece, TextStream, Vocabulary, parts_of
 from nanochat_core.inference.tool_use import Tool
+
+NUMBERS = 64  # random numbers that are drawn at once
 
 
 class Row:
     """A row of the batch, or of the line before it. The keys of the first `computed` of its `ids` are in slot `slot`.
 
     score_from: the first position of the prompt whose log-probability is asked for; `scores` are those found so far.
-    call: a tool call that waits for its answer. finish_reason: set when it is done.
+    call: a tool call that waits for its answer. finish_reason: set when it is done. Where nobody listens before it is
+    done (`is_streamed` is off), it gives no updates, and its text is put together at the end.
     """
 
-    def __init__(self, request: Request, sample: int, vocabulary: Vocabulary, tool: Tool | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        sample: int,
+        vocabulary: Vocabulary,
+        tool: Tool | None = None,
+        *,
+        is_streamed: bool = True,
+    ) -> None:
         self.request, self.sample, self.sampling = request, sample, request.sampling
         self.ids = list(request.ids)
         self.prompt_length = len(self.ids)
@@ -39,10 +50,12 @@ class Row:
         self._mask: list[int] = []
         self._draw_logprobs: list[float] = []
         self._text = TextStream(vocabulary, self.sampling.stop)
+        self._is_streamed = is_streamed or bool(self.sampling.stop)
         self._expression: list[int] | None = None
         model_ends = frozenset() if self.sampling.ignore_eos else vocabulary.ends
         self._ends = model_ends | frozenset(self.sampling.stop_ids)
-        self._numbers = uniform_numbers(self.sampling.seed, sample) if self.sampling.temperature > 0 else None
+        self._source = uniform_numbers(self.sampling.seed, sample) if self.sampling.temperature > 0 else None
+        self._numbers: list[float] = []  # drawn and not used yet, the next one last
         is_penalised = self.sampling.frequency_penalty or self.sampling.presence_penalty
         self._counts: Counter[int] | None = Counter() if is_penalised else None
 
@@ -71,9 +84,12 @@ class Row:
         """Tell whether the state at a position gives a log-probability that is asked for: that of the next id."""
         return self.score_from is not None and self.score_from - 1 <= position < self.prompt_length - 1
 
-    def is_wanted(self, position: int) -> bool:
-        """Tell whether the state at a position is needed for more than its keys and values."""
-        return self.scores_after(position) or (position == len(self.ids) - 1 and self.wants_next)
+    def wanted_positions(self, start: int, end: int) -> list[int]:
+        """Return the positions from start to end whose states are needed for more than their keys and values."""
+        last = len(self.ids) - 1
+        if self.score_from is None:
+            return [last] if start <= last < end and self.wants_next else []
+        return [p for p in range(start, end) if self.scores_after(p) or (p == last and self.wants_next)]
 
     def prompt_tokens(self) -> tuple[ScoredToken, ...]:
         """Return the prompt's tokens with their scores, the first without one; nothing where none were asked for."""
@@ -91,8 +107,11 @@ class Row:
 
     def draw(self) -> Draw:
         """Return what the choice of the next token depends on; each draw takes a new random number."""
-        uniform = 0.0 if self._numbers is None else self._numbers.random()
-        return Draw(self.sampling, uniform, self._counts)
+        if self._source is None:
+            return Draw(self.sampling, 0.0, self._counts)
+        if not self._numbers:
+            self._numbers = self._source.random(NUMBERS)[::-1].tolist()
+        return Draw(self.sampling, self._numbers.pop(), self._counts)
 
     def take(self, scored: ScoredToken) -> list[Update]:
         """Append a token of the model's own; return what is new. It may open a `call`, or end the row."""
@@ -101,9 +120,9 @@ class Row:
         if self._counts is not None:
             self._counts[token] += 1
         if token in self._ends:
-            return self._updates((scored,), self._text.flush(), "stop")
+            return self._updates((scored,), self._flush(), "stop")
         self._watch(token)
-        return self._go_on((scored,), self._text.push(token))
+        return self._go_on((scored,), self._push(token))
 
     def run_tool(self) -> str | None:
         """Return the tool's answer to the open call; raises what the tool raises."""
@@ -120,7 +139,7 @@ class Row:
         updates: list[Update] = []
         for token in forced[: self.room]:
             self._append(token, is_own=0)
-            updates += self._go_on((ScoredToken(token, is_forced=True),), self._text.push(token))
+            updates += self._go_on((ScoredToken(token, is_forced=True),), self._push(token))
         return updates
 
     def end_without_a_token(self) -> list[Update]:
@@ -133,11 +152,21 @@ class Row:
         return Completion(
             ids=tuple(ids),
             mask=tuple(self._mask),
-            parts=tuple(self._text.parts),
+            parts=tuple(self._text.parts if self._is_streamed else parts_of(self._vocabulary, self._spoken(ids))),
             finish_reason=self.finish_reason or "length",
             raw_text=self._vocabulary.tokenizer.decode(ids),
             draw_logprobs=tuple(self._draw_logprobs) if self.sampling.draw_logprobs else (),
         )
+
+    def _spoken(self, ids: list[int]) -> list[int]:
+        """Return the ids of a finished row without the one that ended it."""
+        return ids[:-1] if self.finish_reason == "stop" else ids
+
+    def _push(self, token: int) -> list[Piece]:
+        return self._text.push(token) if self._is_streamed else []
+
+    def _flush(self) -> list[Piece]:
+        return self._text.flush() if self._is_streamed else []
 
     def _append(self, token: int, *, is_own: int, draw_logprob: float = 0.0) -> None:
         self.ids.append(token)
@@ -161,7 +190,7 @@ class Row:
             return self._updates(tokens, pieces, "stop")
         if self.room > 0:
             return self._updates(tokens, pieces)
-        return self._updates(tokens, [*pieces, *self._text.flush()], "length")
+        return self._updates(tokens, [*pieces, *self._flush()], "length")
 
     def _updates(
         self, tokens: tuple[ScoredToken, ...], pieces: Sequence[Piece], reason: FinishReason | None = None
@@ -170,6 +199,8 @@ class Row:
         self.finish_reason = reason
         if reason is not None:
             self.call = None
+        if not self._is_streamed:
+            return []
         updates = []
         shown = pieces or [(self._text.kind, "")]
         for number, (kind, text) in enumerate(shown):

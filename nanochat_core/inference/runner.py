@@ -6,7 +6,7 @@ less than another call. On CUDA a step in which all rows decode is a recorded gr
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -113,11 +113,17 @@ class Runner:
     def _groups(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
         """Yield what attends in one call each, in order: the chunk of a prompt, or rows that decode."""
         group: list[Chunk] = []
-        for chunk, following in pairwise([*chunks, None]):
-            group.append(chunk)
-            if len(chunk.ids) > 1 or following is None or not self._may_join(group, following):
+        longest = total = 0  # keys of the group: the most of a row, and those of all rows
+        for chunk in chunks:
+            keys = max(longest, chunk.start)
+            wasted = (keys * (len(group) + 1) - total - chunk.start) * self.memory.shape.token_bytes
+            if group and not (may_join(group[-1], chunk) and wasted <= WASTED_BYTES * len(group)):
                 yield group
-                group = []
+                group, total, keys = [], 0, chunk.start
+            group.append(chunk)
+            longest, total = keys, total + chunk.start
+        if group:
+            yield group
 
     def _segments(self, groups: Sequence[list[Chunk]]) -> Iterator[Segment]:
         """Yield the segments of all new tokens, in their order."""
@@ -149,14 +155,6 @@ class Runner:
             offset += sum(len(member.ids) for member in group)
         return Ending(self._tensor(kept), segments, None if len(wanted) == len(kept) else self._tensor(wanted))
 
-    def _may_join(self, group: list[Chunk], following: Chunk) -> bool:
-        """Tell whether the next row attends in the same call as the group: cheap enough, and in the next slot."""
-        if len(following.ids) != 1 or following.slot != group[-1].slot + 1:
-            return False
-        lengths = [member.start for member in [*group, following]]
-        wasted = max(lengths) * len(lengths) - sum(lengths)
-        return wasted * self.memory.shape.token_bytes <= WASTED_BYTES * len(group)
-
     def _decoding(self, group: list[Chunk], rows: slice) -> Segment:
         segment = Segment(rows, slice(group[0].slot, group[-1].slot + 1))
         shortest, longest = (f(chunk.start for chunk in group) for f in (min, max))
@@ -183,6 +181,11 @@ class Runner:
                 mask = mask.repeat(self._groups_of_heads, 1)[None, None]  # (1, 1, G·T, S)
             segment.masks[window] = (first, end, mask)
         return segment
+
+
+def may_join(chunk: Chunk, following: Chunk) -> bool:
+    """Tell whether both rows decode and lie next to each other, so that they can attend in one call."""
+    return len(chunk.ids) == len(following.ids) == 1 and following.slot == chunk.slot + 1
 
 
 def additive_mask(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:

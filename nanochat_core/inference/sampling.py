@@ -43,13 +43,14 @@ def choose_with_logprobs(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[in
     for place, draw in enumerate(draws):
         if draw.counts or draw.sampling.logit_bias:
             _penalise(logits[place], draw)
+    warm = [place for place, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if len(warm) == len(draws):
+        return _sampled(logits, draws)
     greedy, _ = likeliest(logits)
     logprobs = [0.0] * len(draws)
-    warm = [place for place, draw in enumerate(draws) if draw.sampling.temperature > 0]
     if not warm:
         return greedy, logprobs
-    rows = logits if len(warm) == len(draws) else logits[torch.tensor(warm, device=logits.device)]
-    tokens, found = _sampled(rows, [draws[place] for place in warm])
+    tokens, found = _sampled(logits[torch.tensor(warm, device=logits.device)], [draws[place] for place in warm])
     for place, token, logprob in zip(warm, tokens, found, strict=True):
         greedy[place], logprobs[place] = token, logprob
     return greedy, logprobs

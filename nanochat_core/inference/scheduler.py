@@ -3,7 +3,7 @@
 Rows wait in a line and enter between steps, the oldest first, as soon as there is a slot and pages for their prompt. A
 row begins with what another row, running or finished, has computed already; while a running row still computes what two
 have in common, the other waits for it. Where pages end, finished rows are forgotten first; then the youngest row goes
-back into the line and is computed again later.
+back into the line and is computed again later. Rows that run stay in the lowest slots: neighbours attend together.
 """
 
 from collections import deque
@@ -15,8 +15,9 @@ from nanochat_core.inference.kv_memory import KVMemory
 from nanochat_core.inference.prefixes import PrefixStore, common_prefix
 from nanochat_core.inference.row import Row
 
-WORTH_WAITING = 16  # tokens in common: fewer are computed twice sooner than waited for
+WORTH_WAITING = 16  # tokens in common with another request: fewer are computed twice sooner than waited for
 LOOKS_AHEAD = 64  # rows of the line that are tried, where the first ones wait for what another computes
+MOVED_BYTES = 1_000_000  # of a row's keys and values in a layer: more are not copied to close a gap between the slots
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Scheduler:
 
     def __init__(self, memory: KVMemory, *, rows: int, step_tokens: int) -> None:
         self.memory, self.step_tokens = memory, step_tokens
-        self.pages_total = memory.slots * memory.shape.pages(memory.shape.capacity)
+        self._most_pages = memory.slots * memory.shape.pages(memory.shape.capacity)  # of all slots, where all are full
+        self.pages_total = self._most_pages
         self.prefixes = PrefixStore(memory, range(rows, memory.slots))
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []  # the oldest first
@@ -67,6 +69,7 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """Admit rows and return the work of the next step, in the order of the slots."""
         self._admit()
+        self._close_gaps()
         budget, works = self.step_tokens, []
         for row in list(self.running):
             pending = row.end - row.computed
@@ -106,6 +109,24 @@ class Scheduler:
             self.running.append(row)
         self.waiting.extendleft(reversed(skipped))
 
+    def _close_gaps(self) -> None:
+        """Move the rows of the highest slots into free ones below them, where that is little to copy."""
+        while self._free_slots and self._free_slots[-1] < len(self.running):
+            row = max(self.running, key=lambda row: row.slot or 0)
+            assert row.slot is not None
+            if row.computed * self.memory.shape.token_bytes > MOVED_BYTES:
+                break
+            slot, before = self._free_slots.pop(), row.slot
+            growth = self.memory.pages(slot, row.computed)  # what it leaves behind is the old slot's until it is needed
+            if not self._make_room(growth):
+                self._free_slots.append(slot)
+                break
+            self.memory.copy_row(before, slot, row.computed)
+            self.memory.leave(before, row.computed)
+            row.slot, row.pages = slot, growth
+            self._free_slots.append(before)
+            self._free_slots.sort(reverse=True)
+
     def _best_source(
         self, row: Row, ids: np.ndarray, known: dict[tuple[int, int], int]
     ) -> tuple[Row | None, int, bool]:
@@ -115,8 +136,8 @@ class Scheduler:
         have in common, for the many samples of each.
         """
         limit = len(ids) - 1 if row.score_from is None else row.score_from - 1
-        best, soon, source = 0, 0, None
-        for other in self.running:
+        best, soon, source, is_sibling = 0, 0, None, False
+        for other in reversed(self.running):  # a sample of the same request, if any, is among the last
             pair = (id(other.request), id(row.request))
             if ids is not row.prompt:
                 common = common_prefix(other.prompt, ids)
@@ -127,13 +148,16 @@ class Scheduler:
             common = min(common, limit)
             assert other.slot is not None
             ready = min(common, other.computed)
+            is_sibling |= other.request is row.request
             soon = max(soon, common)
             if ready > best and ready >= self.memory.first_usable(other.slot):
                 best, source = ready, other
+                if best == limit:
+                    return source, best, False
         stored, _ = self.prefixes.best(ids[: limit + 1])
         if stored > best:
             best, source = stored, None
-        return source, best, soon - best >= WORTH_WAITING
+        return source, best, soon > best if is_sibling else soon - best >= WORTH_WAITING
 
     def _begin(self, row: Row, ids: np.ndarray, source: Row | None, shared: int) -> None:
         """Give a row what is computed of it already."""
@@ -165,6 +189,8 @@ class Scheduler:
 
         What free slots still have is given up first, then finished rows.
         """
+        if self.pages_total >= self._most_pages:
+            return True
         idle = {slot: self.memory.pages(slot, 0) for slot in (*self._free_slots, *self.prefixes.free_slots)}
         free = self.pages_total - self.pages_used - self.prefixes.pages - sum(idle.values())
         for slot, held in idle.items():

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Literal
 
 from nanochat_core.inference.interface import Part
@@ -46,8 +47,7 @@ class TextStream:
         """Take the next id; return what may be shown now."""
         vocabulary = self._vocabulary
         if token not in vocabulary.specials:
-            text = self._characters.decode(vocabulary.tokenizer.decode_bytes([token]))
-            return self._show(text) if text else []
+            return self._read([token])
         shown = self.flush()
         if token in vocabulary.openers or token in vocabulary.closers:
             self.kind, self._opens_part = vocabulary.openers.get(token, "text"), True
@@ -62,6 +62,11 @@ class TextStream:
             shown += self._emit(self._held)
         self._held = ""
         return shown
+
+    def _read(self, ids: Sequence[int]) -> list[Piece]:
+        """Take ids that are not special; return what may be shown now."""
+        text = self._characters.decode(self._vocabulary.tokenizer.decode_bytes(ids))
+        return self._show(text) if text else []
 
     def _show(self, text: str) -> list[Piece]:
         if self.kind != "text" or not self._stop:
@@ -83,6 +88,19 @@ class TextStream:
             self.parts.append({"type": self.kind, "text": text})
         self._opens_part = False
         return [(self.kind, text)]
+
+
+def parts_of(vocabulary: Vocabulary, ids: Sequence[int]) -> list[Part]:
+    """Return the parts of a completion whose ids are all there: those of a stream that took them one by one."""
+    stream = TextStream(vocabulary)
+    for is_special, run in groupby(ids, vocabulary.specials.__contains__):
+        if is_special:
+            for token in run:
+                stream.push(token)
+        else:
+            stream._read(list(run))
+    stream.flush()
+    return stream.parts
 
 
 def _overlap(text: str, stop: str) -> int:

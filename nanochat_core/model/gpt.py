@@ -11,6 +11,8 @@ key/value heads (Ainslie et al. 2023), soft-capped logits (Gemma 2), untied head
 B rows, T tokens, S cached tokens, C width, H heads, K key/value heads, D head size, V vocabulary.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,7 @@ from nanochat_core.model.accounting import (
 from nanochat_core.model.attention import Attend, causal_attention
 from nanochat_core.model.blocks import BLOCK_SETS, BlockSet, rope_base
 from nanochat_core.model.fp8 import Fp8Weight, fp8_linear
+from nanochat_core.model.shared_rows import SharedRows
 from nanochat_core.specs import ModelSpec
 
 LOGIT_CAP = 15.0
@@ -85,7 +88,7 @@ class Attention(nn.Module):
         if blocks.value_embeddings and layer in value_embedding_layers(spec.depth):
             self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head)
 
-    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary) -> Tensor:
+    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, shared: SharedRows | None = None) -> Tensor:
         """Return (B, T, C) for the normalised stream x (B, T, C); `values` (B, T, K·D) are the layer's own."""
         rows, length, _ = x.shape
         q = self.c_q(x).view(rows, length, self.n_head, self.head_size)  # (B, T, H, D)
@@ -97,7 +100,8 @@ class Attention(nn.Module):
         q, k = rms_norm(rotate(q, *rotary)), rms_norm(rotate(k, *rotary))
         q = q * self.qk_gain**2  # the gain of q and that of k at once
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H | K, T, D)
-        y = self.attend(q, k, v, self.window)  # (B, H, T, D)
+        attend = self.attend if shared is None else partial(shared.attend, attend=self.attend)
+        y = attend(q, k, v, self.window)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(rows, length, -1))  # (B, T, C)
 
 
@@ -121,8 +125,8 @@ class Block(nn.Module):
         self.attn = Attention(spec, blocks, layer)
         self.mlp = MLP(spec)
 
-    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary) -> Tensor:
-        x = x + self.attn(rms_norm(x), values, rotary)
+    def forward(self, x: Tensor, values: Tensor | None, rotary: Rotary, shared: SharedRows | None = None) -> Tensor:
+        x = x + self.attn(rms_norm(x), values, rotary, shared)
         return x + self.mlp(rms_norm(x))
 
 
@@ -170,26 +174,29 @@ class GPT(nn.Module):
         cos, sin = self._rotary
         return cos[:length], sin[:length]
 
-    def hidden(self, idx: Tensor) -> Tensor:
-        """Return the normalised last residual stream (B, T, C) for token ids `idx` (B, T), int64."""
+    def hidden(self, idx: Tensor, shared: SharedRows | None = None) -> Tensor:
+        """Return the normalised last residual stream (B, T, C) for token ids `idx` (B, T), int64.
+
+        With `shared`, idx are its ids: one line of rows that begin alike.
+        """
         x = rms_norm(self.wte(idx).to(self.compute_dtype))
         if self.blocks_set.smear:
-            x = self._smeared(x)
-        rotary = self._rotary_of(idx)
+            x = self._smeared(x, shared)
+        rotary = self._rotary_of(idx, shared)
         start, middle = x, None
         for layer, block in enumerate(self.blocks):
             if self.blocks_set.residual_scalars:
                 x = self.residual_scale[layer].to(x.dtype) * x + self.input_scale[layer].to(x.dtype) * start
-            x = block(x, self._values(layer, idx), rotary)
+            x = block(x, self._values(layer, idx), rotary, shared)
             if layer == len(self.blocks) // 2:
                 middle = x
         if self.blocks_set.backout:
             x = x - self.backout_scale.to(x.dtype) * middle
         return rms_norm(x)
 
-    def _smeared(self, x: Tensor) -> Tensor:
+    def _smeared(self, x: Tensor, shared: SharedRows | None) -> Tensor:
         """Return each embedding (B, T, C) with a gated share of the one before it in its row."""
-        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        before = F.pad(x[:, :-1], (0, 0, 1, 0)) if shared is None else shared.states_before(x)
         gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., :SMEAR_CHANNELS]))  # (B, T, 1)
         return x + gate * before
 
@@ -199,9 +206,12 @@ class GPT(nn.Module):
             return None
         return self.value_embeds[str(layer)](idx).to(self.compute_dtype)
 
-    def _rotary_of(self, idx: Tensor) -> Rotary:
+    def _rotary_of(self, idx: Tensor, shared: SharedRows | None) -> Rotary:
         """Return cos and sin of the tokens' positions, each broadcastable to (B, T, H, D/2)."""
-        cos, sin = (table[None, :, None].to(self.compute_dtype) for table in self.rotary(idx.size(1)))
+        tables = self.rotary(idx.size(1))  # a line is at least as long as its rows
+        if shared is not None:
+            tables = tables[0][shared.positions], tables[1][shared.positions]
+        cos, sin = (table[None, :, None].to(self.compute_dtype) for table in tables)
         return cos, sin
 
     def logits(self, hidden: Tensor) -> Tensor:

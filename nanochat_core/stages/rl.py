@@ -12,6 +12,7 @@ from typing import Any
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes
 from nanochat_core.distributed import World, joined_world, rank_from_environment
+from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.tool_use import load_tool
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.specs import RLSpec, parse_params
@@ -25,6 +26,7 @@ from nanochat_core.training.rollouts import (
     Question,
     QuestionLoader,
     Sampler,
+    fitting_questions,
     read_questions,
     reward_of_stage,
     rollout_engine,
@@ -43,14 +45,20 @@ def reinforce(folder: StageFolder) -> None:
         engine = rollout_engine(model, tokenizer, spec, world, tool=load_tool("calculator"))
         reward = reward_of_stage(spec.reward, folder, world.device)
         sampler = Sampler(engine, tokenizer, spec, reward)
-        held_out = read_questions(folder.input("conversations") / "validation.parquet")[: spec.eval_questions]
+        held_out = _questions(folder, "validation", spec, sampler, engine, world)[: spec.eval_questions]
+        loader = QuestionLoader(
+            _questions(folder, "train", spec, sampler, engine, world),
+            per_step=spec.questions_per_step,
+            seed=spec.seed,
+            world=world,
+        )
         run = _make_run(
             folder,
             spec,
             world,
             sampler,
             held_out,
-            TrainState(model, MuonAdamW(model, world), _loader(folder, spec, world)),
+            TrainState(model, MuonAdamW(model, world), loader),
             meta,
         )
         lines = train(run)
@@ -58,9 +66,17 @@ def reinforce(folder: StageFolder) -> None:
             _write_result(folder, run, lines)
 
 
-def _loader(folder: StageFolder, spec: RLSpec, world: World) -> QuestionLoader:
-    questions = read_questions(folder.input("conversations") / "train.parquet")
-    return QuestionLoader(questions, per_step=spec.questions_per_step, seed=spec.seed, world=world)
+def _questions(
+    folder: StageFolder, split: str, spec: RLSpec, sampler: Sampler, engine: Engine, world: World
+) -> list[Question]:
+    """Return the questions of a split that fit into the context beside an answer; say how many do not."""
+    questions = read_questions(folder.input("conversations") / f"{split}.parquet")
+    kept = fitting_questions(questions, sampler.tokenizer, spec, engine.max_length)
+    if world.is_main and len(kept) < len(questions):
+        print(
+            f"{split}: {len(questions) - len(kept)} of {len(questions)} questions are too long and left out", flush=True
+        )
+    return kept
 
 
 def _make_run(

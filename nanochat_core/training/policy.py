@@ -1,6 +1,8 @@
 """What RL learns from answers: log p of the chosen tokens, weighted by how much better the answer was than its peers.
 
-    rows (ids, mask, advantage) -> model -> states of the chosen tokens only -> Σ −advantage · log p(token)
+    rows (ids, mask, advantage) -> one line -> model -> states of the chosen tokens only -> Σ −advantage · log p(token)
+
+What neighbouring rows begin with, the question, is computed once (`model/shared_rows.py`).
 
 The log-probabilities are those of the distribution that the tokens were drawn from. With z = h·Uᵀ, t = tanh(z/15),
 s = 15·t/temperature and p = softmax of s over the top_k likeliest tokens, the gradient of −log p(token) with respect
@@ -10,16 +12,22 @@ loss, some states at a time: the logits of a batch are never all there.
 n chosen tokens, C width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional as F
 
+from nanochat_core.inference.prefixes import common_prefix
 from nanochat_core.model.gpt import GPT, LOGIT_CAP
 from nanochat_core.model.memory import LOGIT_ROWS_CPU, LOGIT_ROWS_CUDA
+from nanochat_core.model.shared_rows import SharedRows
+
+LARGEST_EXP = 60.0  # exp of more, summed over a vocabulary, may leave float32
 
 
 class PolicyRow(NamedTuple):
@@ -61,22 +69,32 @@ def policy_loss(model: GPT, rows: Sequence[PolicyRow], distribution: Distributio
 
 def policy_terms(model: GPT, rows: Sequence[PolicyRow], distribution: Distribution = Distribution()) -> PolicyTerms:
     """Return the loss of the rows, and what was found out about their chosen tokens, in the order of the rows."""
-    rows = [PolicyRow(*row) for row in rows]
-    device = model.device
-    idx = _filled_up([row.ids for row in rows], torch.int64).to(device)
-    is_chosen = _filled_up([row.mask for row in rows], torch.bool).to(device)[:, 1:]
-    drawn = _filled_up([row.draw_logprobs or [float("nan")] * len(row.ids) for row in rows], torch.float32).to(device)
-    advantages = torch.tensor([row.advantage for row in rows], device=device)[:, None].expand_as(is_chosen)
-    states = model.hidden(idx[:, :-1])[is_chosen]  # (n, C)
-    loss, logprobs, entropies = _PolicyHead.apply(
-        states, model.lm_head.weight, idx[:, 1:][is_chosen], advantages[is_chosen], (model.vocab_size, distribution)
+    ids = [np.array(row.ids, dtype=np.int64) for row in rows]
+    chosen = [np.flatnonzero(row.mask[1:]) + 1 for row in rows]  # of each row, where its learned tokens are
+    inputs = [row[:-1] for row in ids]
+    shared = [0, *(common_prefix(before, row) for before, row in pairwise(inputs))]
+    line = SharedRows.of(inputs, shared, model.device)
+    hidden = model.hidden(line.ids, line)[0]  # (N, C)
+
+    def of_chosen(values: Iterable[np.ndarray], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.concatenate(list(values))).to(model.device, dtype)
+
+    places = of_chosen((path[own - 1] for path, own in zip(line.paths, chosen, strict=True)), torch.int64)
+    targets = of_chosen((row[own] for row, own in zip(ids, chosen, strict=True)), torch.int64)
+    advantages = of_chosen(
+        (np.full(len(own), row.advantage) for row, own in zip(rows, chosen, strict=True)), torch.float32
     )
-    return PolicyTerms(loss, logprobs, entropies, drawn[:, 1:][is_chosen])
+    drawn = of_chosen((_drawn_logprobs(row)[own] for row, own in zip(rows, chosen, strict=True)), torch.float32)
+    states = F.embedding(places, hidden)  # (n, C)
+    loss, logprobs, entropies = _PolicyHead.apply(
+        states, model.lm_head.weight, targets, advantages, (model.vocab_size, distribution)
+    )
+    return PolicyTerms(loss, logprobs, entropies, drawn)
 
 
-def _filled_up(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    """Return the rows (B, T), with zeros behind the shorter ones."""
-    return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True)
+def _drawn_logprobs(row: PolicyRow) -> np.ndarray:
+    """Return the log-probability with which each id of the row was drawn, NaN where that is not known."""
+    return np.array(row.draw_logprobs) if row.draw_logprobs else np.full(len(row.ids), np.nan)
 
 
 class _PolicyHead(torch.autograd.Function):
@@ -94,10 +112,15 @@ class _PolicyHead(torch.autograd.Function):
         for first in range(0, len(states), rows):
             here = slice(first, first + rows)
             own = states.detach()[here]
-            d_logits, logprobs[here], entropies[here] = _drawn(own @ weight.T, targets[here], distribution)
-            d_logits = (d_logits * advantages[here, None]).to(weight.dtype)
-            d_states[here] = d_logits @ weight
-            d_head[:vocab_size] += d_logits.T @ own
+            d_logits, logprobs[here], entropies[here] = _drawn(
+                own @ weight.T, targets[here], advantages[here], distribution
+            )
+            d_logits = d_logits.to(weight.dtype)
+            torch.mm(d_logits, weight, out=d_states[here])
+            if d_head.dtype == weight.dtype:
+                d_head[:vocab_size].addmm_(d_logits.T, own)
+            else:
+                d_head[:vocab_size] += d_logits.T @ own
         ctx.save_for_backward(d_states, d_head)
         ctx.mark_non_differentiable(logprobs, entropies)
         return -(logprobs * advantages).sum(), logprobs, entropies
@@ -109,27 +132,30 @@ class _PolicyHead(torch.autograd.Function):
         return d_states.mul_(d_loss.to(d_states.dtype)), d_head.mul_(d_loss), None, None, None
 
 
-def _drawn(raw: Tensor, targets: Tensor, distribution: Distribution) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, of raw logits (n, V): the gradient of −log p(target) with respect to them, log p(target) and the entropy.
+def _drawn(
+    raw: Tensor, targets: Tensor, advantages: Tensor, distribution: Distribution
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of raw logits (n, V): the gradient of −advantage · log p(target) with respect to them, log p(target) and
+    the entropy.
 
     A target that this pass ranks behind the top_k, by rounding, is counted with them.
     """
     tanh = raw.float().mul_(1 / LOGIT_CAP).tanh_()
     scaled = tanh * (LOGIT_CAP / distribution.temperature)
     wanted = targets[:, None]
-    scaled -= scaled.amax(dim=1, keepdim=True)
+    if LOGIT_CAP / distribution.temperature > LARGEST_EXP:  # or exp needs no maximum taken away first
+        scaled -= scaled.amax(dim=1, keepdim=True)
     if distribution.top_k is not None and distribution.top_k < scaled.size(1):
         is_left_out = scaled < scaled.topk(distribution.top_k, dim=1).values[:, -1:]
         p = torch.exp(scaled).masked_fill_(is_left_out.scatter_(1, wanted, False), 0.0)
     else:
         p = torch.exp(scaled)
     total = p.sum(dim=1, keepdim=True)
-    p /= total
     logprobs = (scaled.gather(1, wanted) - total.log())[:, 0]
-    entropies = total.log()[:, 0] - (p * scaled).sum(dim=1)
-    d_logits = p.scatter_add_(1, wanted, torch.full_like(total, -1.0))
-    d_logits *= tanh.square_().neg_().add_(1.0).div_(distribution.temperature)
-    return d_logits, logprobs, entropies
+    entropies = total.log()[:, 0] - torch.linalg.vecdot(p, scaled) / total[:, 0]
+    factors = advantages[:, None] / distribution.temperature
+    p.mul_(factors / total).scatter_add_(1, wanted, -factors)
+    return p.addcmul_(torch.mul(p, tanh, out=scaled), tanh, value=-1), logprobs, entropies
 
 
 def discrepancy(logprobs: Tensor, drawn: Tensor) -> Tensor:

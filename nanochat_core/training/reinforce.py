@@ -101,7 +101,6 @@ def _reinforce_step(
     numbers = _counts(answered, own_tokens, stop_requested())
     sums = world.sum_(torch.tensor(numbers, device=world.device, dtype=world.sum_dtype)).tolist()
     counts = dict(zip(COUNTED, sums, strict=True))
-    rows.sort(key=lambda row: len(row.ids))
     distribution = Distribution(spec.temperature, spec.top_k) if spec.logprobs == "sampled" else Distribution()
 
     def add_gradients(at_a_time: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Rollouts for RL: the questions of a step, answers sampled for all of them at once, and their rewards."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -13,7 +14,7 @@ from torch import Tensor
 from nanochat_core.artifacts import StageFolder
 from nanochat_core.data.shards import read_columns
 from nanochat_core.distributed import World
-from nanochat_core.errors import SpecError, did_you_mean
+from nanochat_core.errors import DataError, NanochatError, SpecError, did_you_mean
 from nanochat_core.inference.engine import Engine, EngineLimits, Prompt
 from nanochat_core.inference.interface import Completion
 from nanochat_core.inference.kv_memory import PAGE_TOKENS
@@ -88,6 +89,28 @@ def engine_for(model: GPT, tokenizer: Tokenizer, answers: int, world: World, *, 
     return Engine(model, tokenizer, limits=limits, tool=tool, shares_weights=True)
 
 
+def fitting_questions(
+    questions: Sequence[Question], tokenizer: Tokenizer, spec: RLSpec, max_length: int
+) -> list[Question]:
+    """Return the questions that leave room for an answer in a context of `max_length` tokens.
+
+    Raises SpecError where no question at all could, DataError where none of these does.
+    """
+    room = max_length - spec.max_new_tokens
+    if room < 1:
+        raise SpecError(
+            f"rl.max_new_tokens {spec.max_new_tokens} leaves no room for a question: question and answer have "
+            f"{max_length} tokens with this model. Choose fewer than {max_length}."
+        )
+    kept = [question for question in questions if len(render_prompt(tokenizer, question)) <= room]
+    if questions and not kept:
+        raise DataError(
+            f"None of the {len(questions)} questions fits: they have more than the {room} tokens that "
+            f"rl.max_new_tokens {spec.max_new_tokens} leaves of {max_length}. Choose fewer, or shorter questions."
+        )
+    return kept
+
+
 class Sampler:
     """Asks the present model questions, as the spec says, and has the answers rewarded."""
 
@@ -126,9 +149,26 @@ class Sampler:
         """Return what each answer to the question earns."""
         if self._spec.compare_numbers:
             question = question | {"meta": question["meta"] | {"compare": "numbers"}}
-        if self._rewards_of:  # a model's, which reads all answers to a question at once
-            return self._rewards_of(question, completions)
-        return [self._reward(question, completion) for completion in completions]
+        try:
+            if self._rewards_of:  # a model's, which reads all answers to a question at once
+                found = self._rewards_of(question, completions)
+            else:
+                found = [float(self._reward(question, completion)) for completion in completions]
+        except NanochatError:
+            raise
+        except Exception as error:
+            raise self._not_rewarded(f"raised {type(error).__name__}: {error}", question) from error
+        if unfit := [reward for reward in found if not math.isfinite(reward)]:
+            raise self._not_rewarded(f"gave {unfit[0]}", question)
+        return found
+
+    def _not_rewarded(self, what: str, question: Question) -> SpecError:
+        """Return the error for an answer without a reward."""
+        asked = next((str(m["content"]) for m in question["messages"] if m.get("role") == "user"), "")
+        return SpecError(
+            f"The reward {self._spec.reward!r} {what} for an answer to {asked[:80]!r}. A reward gives each answer a "
+            "finite number: correct it, or choose another."
+        )
 
 
 class QuestionLoader:

@@ -7,7 +7,7 @@ from tests.fakes import completion_of
 
 
 def test_the_reward_is_one_for_a_right_answer_and_zero_for_a_wrong_one(data: TaskData) -> None:
-    for name in ("Arithmetic", "Spelling", "CountLetters", "GSM8K", "Facts"):
+    for name in ("Arithmetic", "Spelling", "SimpleSpelling", "SpellingBee", "CountLetters", "GSM8K", "Facts"):
         task = make_task(name, data, "train")
         example = task[0]
         row = {"messages": example["messages"], "source": name, "meta": task.meta(example)}

@@ -131,6 +131,24 @@ def test_the_engine_says_with_which_probability_it_drew_and_training_finds_the_s
     assert apart.min() >= 0 and apart.mean() > 1e-3
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
+def test_what_is_drawn_from_and_what_learns_are_as_near_as_the_numbers_allow(dtype: torch.dtype, most: float) -> None:
+    model = random_model()
+    model.compute_dtype = dtype
+    engine = Engine(model, TOKENIZER, shares_weights=True)
+    ask = Prompt(prompt_ids("hello"), 8, max_new_tokens=12, temperature=1.0, draw_logprobs=True)
+    for _ in range(2):
+        (completions,) = engine.generate([ask])
+        rows, _ = reinforce_rows([Answered({}, list(ask.ids), completions, [float(place) for place in range(8)])])
+        terms = policy_terms(model, rows)
+        terms.loss.backward()
+        assert 0 <= discrepancy(terms.logprobs, terms.drawn).mean() < most
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        with torch.no_grad():  # the engine follows the weights that are trained, cast or not
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+
+
 def test_the_entropy_is_that_of_the_distribution_that_is_drawn_from() -> None:
     model = random_model()
     row = PolicyRow([1, 2, 5], [0, 0, 1], 1.0)

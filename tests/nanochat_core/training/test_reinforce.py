@@ -1,5 +1,6 @@
 """REINFORCE: advantages, what is asked again, a bandit whose optimum is known, and what a step says of itself."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,16 @@ def test_as_many_questions_are_asked_again_as_taught_nothing_a_few_times_at_most
     assert len(sampler.rounds) == 1 + refill_rounds or (len(sampler.rounds) <= 1 + refill_rounds and dead[-1] == 0)
     assert dead[0] > 0  # or the test shows nothing
     assert sum(not item.is_dead for item in found) == 4 - dead[-1]
+
+
+def test_rewards_that_are_equal_in_all_steps_leave_the_gradient_zero_and_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = taught(lambda question, completion: 0.5, 2, monkeypatch, refill_rounds=1)
+    for info in steps:
+        assert info.loss == 0 and info.grad_norm == 0
+        assert info.extra["rl/dead_groups"] == 1 and info.extra["rl/questions"] == 8
+        assert not any(math.isnan(value) for value in info.extra.values())
 
 
 class OneAnswer:

@@ -1,14 +1,22 @@
 """The questions of RL's steps, what rewards them, and what was gained."""
 
 import itertools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from nanochat_core.distributed import World
-from nanochat_core.errors import SpecError
+from nanochat_core.errors import DataError, SpecError
+from nanochat_core.inference.engine import Engine
+from nanochat_core.inference.interface import Completion
+from nanochat_core.specs import RLSpec
 from nanochat_core.stages.rl import curves, paired_gain
-from nanochat_core.training.rollouts import QuestionLoader, load_reward
+from nanochat_core.training.finetune import rendered
+from nanochat_core.training.rollouts import Question, QuestionLoader, Sampler, fitting_questions, load_reward
+from tests.nanochat_core.inference.test_engine import TOKENIZER, random_model
 
 
 def question_loader(rank: int = 0, size: int = 1) -> QuestionLoader:
@@ -82,3 +90,51 @@ def test_pass_at_k_is_what_drawing_k_of_the_answers_gives_and_is_left_out_for_ot
         assert found[f"rl/pass_at_{k}"] == pytest.approx(sum(sum(row) / len(row) for row in drawn) / len(records))
     assert found["rl/pass_at_1"] == pytest.approx(found["rl/held_out_reward"])
     assert list(curves([*records, {"rewards": [0.5] * 6}])) == ["rl/held_out_reward"]
+
+
+def sampler_with(reward: Callable[..., Any], **changes: Any) -> Sampler:
+    spec = RLSpec.model_validate(rendered({"max_new_tokens": 3, "temperature": 1.0} | changes))
+    return Sampler(Engine(random_model(), TOKENIZER), TOKENIZER, spec, reward)
+
+
+def question(text: str) -> Question:
+    return {"messages": [{"role": "user", "content": text}], "source": "here", "meta": {}}
+
+
+def raises(question: Question, completion: Completion) -> float:
+    raise KeyError("answer")
+
+
+@pytest.mark.parametrize(
+    ("reward", "what"),
+    [
+        (lambda question, completion: math.nan, "gave nan"),
+        (lambda question, completion: -math.inf, "gave -inf"),
+        (lambda question, completion: None, "raised TypeError"),
+        (raises, "raised KeyError: 'answer'"),
+    ],
+    ids=["nan", "inf", "none", "raises"],
+)
+def test_a_reward_that_is_no_finite_number_is_one_line_with_its_name(reward: Callable[..., Any], what: str) -> None:
+    with pytest.raises(SpecError, match=f"The reward 'answer' {what}.* for an answer to 'Which one"):
+        sampler_with(reward).answer([question("Which one?")], [1], 2)
+
+
+def test_questions_that_leave_no_room_for_an_answer_are_left_out_or_refused() -> None:
+    spec = RLSpec.model_validate(rendered({"max_new_tokens": 100}))
+    short, long = question("Which?"), question("a" * 10_000)
+    assert fitting_questions([short, long], TOKENIZER, spec, 256) == [short]
+    with pytest.raises(DataError, match=r"None of the 1 questions fits: .* more than the 156 tokens"):
+        fitting_questions([long], TOKENIZER, spec, 256)
+    with pytest.raises(SpecError, match=r"rl.max_new_tokens 100 leaves no room for a question: .* have 100 tokens"):
+        fitting_questions([short], TOKENIZER, spec, 100)
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": ""}]], ids=["none", "empty"])
+def test_empty_messages_are_asked_or_refused_in_one_line(messages: list[dict[str, str]]) -> None:
+    sampler = sampler_with(lambda question, completion: 1.0)
+    try:
+        (found,) = sampler.answer([{"messages": messages, "source": "here", "meta": {}}], [1], 2)
+    except DataError:
+        return
+    assert found.rewards == [1.0, 1.0]
