@@ -34,8 +34,7 @@ def chat_inputs(spec: PipelineSpec, part: ChatPart, conversations: Stage, before
 
 
 def conversations_for(
-    part: specs.Stage,
-    conversations: Callable[[PipelineSpec], ConversationsSpec] | None = None,
+    part: specs.Stage, conversations: Callable[[PipelineSpec], ConversationsSpec] | None = None
 ) -> Stage:
     """Return the stage that renders the conversations of a part: those of its spec, or the given ones."""
     asked = conversations or (lambda spec: chat_part(spec, part).conversations)
