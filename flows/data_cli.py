@@ -121,6 +121,8 @@ def pairs(
     mixture = {"mixture": [{"task": name, "rows": rows} for name in names], "validation_rows": held_out}
     fields = {"conversations": mixture, "samples_per_question": samples} | parse_changes(changes or [])
     sampled = parse_params(SampledPairsSpec, fields)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise DataError(f"--out {out}: expected the name of a file, in a folder that is there.")
     environment.prepare(paths.base_dir(), is_terminal=True)
     await_prefect = prefect_server.start(paths.base_dir())
     from flows.model_pairs import model_pairs

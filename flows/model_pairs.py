@@ -49,7 +49,8 @@ def spec_for(lineage: Lineage, sampled: SampledPairsSpec) -> PipelineSpec:
             "dpo": dpo,
         }
     )
-    found = [*conflicts.conflicts(derive(spec)), *conflicts.obstacles(derive(spec), gpus=0)]
+    derived = derive(spec)
+    found = [*conflicts.conflicts(derived), *conflicts.obstacles(derived, gpus=0)]
     field = "dpo.preferences.sampled."
     if problems := [line.removeprefix(field) for line in found if line.startswith(field)]:
         raise SpecError.listing(problems)

@@ -85,3 +85,10 @@ def test_the_newest_download_is_shown_by_default(tmp_path: Path, monkeypatch: py
 def test_a_missing_place_ends_in_one_line(tmp_path: Path) -> None:
     code, output = run("stats", str(tmp_path / "nowhere"))
     assert code == 2 and output.startswith("error: ") and len(output.strip().splitlines()) == 1
+
+
+def test_pairs_that_cannot_be_written_are_refused_before_a_model_is_asked(own: Path) -> None:
+    code, output = run("pairs", "sft", "--tasks", "Arithmetic", "--out", str(own / "none" / "pairs.jsonl"))
+    assert code == 2 and "expected the name of a file, in a folder that is there" in output
+    code, output = run("pairs", "sft", "--tasks", "Arithmetic", "--set", "temperature=0")
+    assert code == 2 and "temperature: Input should be greater than 0" in output

@@ -246,7 +246,7 @@ def test_the_real_stages_sample_pairs_once_for_both_and_keep_what_they_sampled(
     base: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = {"mixture": [{"task": "Arithmetic", "rows": 30}], "validation_rows": 12}
-    sampled = {"conversations": questions, "samples_per_question": 48, "max_new_tokens": 64, "top_k": None}
+    sampled = {"conversations": questions, "samples_per_question": 32, "max_new_tokens": 48, "top_k": None}
     short = {"preferences": {"sampled": sampled}, "steps": 2, "batch_pairs": 4}
     spec = with_changes(tiny(), {"dpo": short, "reward_model": short, "midtrain": None})
     made = {outcome.stage: outcome for outcome in [*dpo(spec), *reward_model(spec)]}
@@ -261,7 +261,7 @@ def test_the_real_stages_sample_pairs_once_for_both_and_keep_what_they_sampled(
 
     monkeypatch.setattr("flows.prefect_server.start", lambda base: lambda: None)  # there is one
     fields = [f"{name}={json.dumps(value)}" for name, value in sampled.items() if name != "samples_per_question"]
-    ask = ["data", "pairs", "sft", "--samples", "48", "--out", str(base / "pairs.jsonl")]
+    ask = ["data", "pairs", "sft", "--samples", "32", "--out", str(base / "pairs.jsonl")]
     found = CliRunner().invoke(app, [*ask, "--tasks", "Arithmetic", *(f"--set={field}" for field in fields)])
     assert found.exit_code == 0, found.output
     written = (base / "pairs.jsonl").read_bytes()
