@@ -36,16 +36,20 @@ PROJECT = Path(__file__).parent.parent
 ARITHMETIC_BAR, PAIRS_BAR = 0.8, 0.7
 EXAMPLES = 500  # held-out questions that the scores are of
 SUMS, SPELLING, PLEASED = "RL on sums", "RL on spelling", "RL on the reward model"
+QUESTIONS = {"LongArithmetic": 1200, "Arithmetic": 400, "Spelling": 400}
+PAIRED = {"mixture": [{"task": task, "rows": rows} for task, rows in QUESTIONS.items()], "validation_rows": 300}
 PAIRS = {
-    "conversations": {"mixture": [{"task": "LongArithmetic", "rows": 1500}, {"task": "Spelling", "rows": 1500}]},
+    "conversations": PAIRED,
     "samples_per_question": 4,
     "max_new_tokens": 48,
 }
+DPO_RATES = {"optimizer": {"lr_scale": 0.02, "warmdown_ratio": 1.0}}
+REWARD_MODEL_RATES = {"optimizer": {"lr_scale": 0.2, "warmdown_ratio": 1.0}}
 SUMS_MIXTURE = [{"task": "LongArithmetic", "rows": 3000}, {"task": "Arithmetic", "rows": 1000}]  # hard, and easy
 PRACTICE: dict[str, dict[str, Any]] = {
     SUMS: {"conversations": {"mixture": SUMS_MIXTURE, "validation_rows": 384}},
     SPELLING: {"conversations": {"mixture": [{"task": "Spelling", "rows": 3000}], "validation_rows": 384}},
-    PLEASED: {"conversations": PAIRS["conversations"] | {"validation_rows": 384}, "reward": "preference"},
+    PLEASED: {"conversations": PAIRED | {"validation_rows": 384}, "reward": "preference"},
 }
 RL = {"questions_per_step": 32, "samples_per_question": 8, "max_new_tokens": 48, "steps": 40}
 RL |= {"eval_questions": 384, "eval_samples": 4, "eval_every": 40, "optimizer.lr_scale": 0.6}
@@ -97,8 +101,8 @@ def measured(study: Study, seeds: int) -> dict[str, Any]:
     for name in (SUMS, SPELLING):
         found[name] = gains(practised(study, name, seeds, {}))
     pairs = {"preferences": {"sampled": PAIRS}}
-    found["DPO"] = study.stage("dpo", {"dpo": pairs})["dpo"]
-    pleasing = {"reward_model": pairs}
+    found["DPO"] = study.stage("dpo", {"dpo": pairs | DPO_RATES})["dpo"]
+    pleasing = {"reward_model": pairs | REWARD_MODEL_RATES}
     found["reward model"] = study.stage("reward_model", pleasing)["reward_model"]
     found[PLEASED] = gains(practised(study, PLEASED, seeds, pleasing))
     return found
