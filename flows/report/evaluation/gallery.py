@@ -69,8 +69,9 @@ def terminal_gallery(galleries: Galleries) -> "Table":
 
     table = Table(title="The same questions", title_justify="left", show_lines=True)
     for column in ("question", *galleries):
-        table.add_column(Text(column))
+        table.add_column(Text(column), overflow="fold")
     for prompt, found in by_prompt(galleries):
         answers = [said(found[model][0]) if model in found else Said("", "not asked") for model in galleries]
-        table.add_row(Text(visible(prompt)), *(Text.assemble(own.text, (own.note, "dim")) for own in answers))
+        cells = [Text.assemble(" ".join(own.text.split()), (own.note, "dim")) for own in answers]
+        table.add_row(Text(visible(prompt)), *cells)
     return table
