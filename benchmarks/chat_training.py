@@ -48,7 +48,11 @@ REWARD_MODEL_RATES = {"optimizer": {"lr_scale": 0.2, "warmdown_ratio": 1.0}}
 SUMS_MIXTURE = [{"task": "LongArithmetic", "rows": 3000}, {"task": "Arithmetic", "rows": 1000}]  # hard, and easy
 PRACTICE: dict[str, dict[str, Any]] = {
     SUMS: {"conversations": {"mixture": SUMS_MIXTURE, "validation_rows": 384}},
-    SPELLING: {"conversations": {"mixture": [{"task": "Spelling", "rows": 3000}], "validation_rows": 384}},
+    SPELLING: {
+        "conversations": {"mixture": [{"task": "Spelling", "rows": 6000}], "validation_rows": 384},
+        "steps": 80,
+        "eval_every": 80,
+    },
     PLEASED: {"conversations": PAIRED | {"validation_rows": 384}, "reward": "preference"},
 }
 RL = {"questions_per_step": 32, "samples_per_question": 8, "max_new_tokens": 48, "steps": 40}
