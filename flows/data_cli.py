@@ -115,6 +115,8 @@ def pairs(
     ] = None,
 ) -> None:
     """Write pairs of reference answers and a model's own wrong ones, for dpo.preferences.path."""
+    if not out.absolute().parent.is_dir() or out.is_dir():
+        raise DataError(f"Cannot write {out}: expected the name of a file in a folder that is there (--out).")
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     held_out = questions // 10
     rows = -(-(questions - held_out) // max(1, len(names)))

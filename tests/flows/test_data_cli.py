@@ -85,3 +85,9 @@ def test_the_newest_download_is_shown_by_default(tmp_path: Path, monkeypatch: py
 def test_a_missing_place_ends_in_one_line(tmp_path: Path) -> None:
     code, output = run("stats", str(tmp_path / "nowhere"))
     assert code == 2 and output.startswith("error: ") and len(output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("out", ["nowhere/pairs.jsonl", "."])
+def test_pairs_are_not_sampled_for_a_file_that_cannot_be_written(out: str, tmp_path: Path) -> None:
+    code, output = run("pairs", "sft", "--tasks", "Arithmetic", "--out", str(tmp_path / out))
+    assert code == 2 and "expected the name of a file in a folder that is there" in " ".join(output.split())
