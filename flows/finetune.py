@@ -139,4 +139,6 @@ def finetune(spec: PipelineSpec = demo(), name: str | None = None) -> list[Stage
     names = [name] if name else [own.name for own in spec.finetune]
     if not names:
         raise SpecError("The pipeline has no stage in finetune: give it one, with a name and its conversations.")
+    for own in names:
+        chat_part(spec, own)  # refuses a name that the pipeline does not have
     return make_stages(spec, [finetuning(own) for own in names])

@@ -38,11 +38,8 @@ def preferences_params(part: PairTrainingSpec) -> StageParams:
         return StageParams({}, {})
     params = StageParams.of(part.preferences, exclude=("path", "sampled"))
     place = Path(part.preferences.path).expanduser().absolute()
-    return replace(
-        params,
-        full=params.full | {"path": str(place)},
-        output=params.output | {"pairs": state_of_preferences(place)},
-    )
+    pairs = {"pairs": state_of_preferences(place)}
+    return replace(params, full=params.full | {"path": str(place)} | pairs, output=params.output | pairs)
 
 
 def preferences_inputs(spec: PipelineSpec, part: PairPart) -> dict[str, Stage]:

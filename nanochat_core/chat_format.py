@@ -42,6 +42,33 @@ def parts_of(content: Any) -> list[dict[str, str]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
+def as_json(value: Any) -> str:
+    """Return a value as JSON that people can read; half a character, which JSON can spell, becomes a question mark.
+
+    >>> as_json({"größe": "\\ud800"})
+    '{"größe": "?"}'
+    """
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+
+
+def parsed(data: bytes) -> Any:
+    """Return the value that the bytes, of a line or a file, are the JSON of; raises DataError that says what is wrong.
+
+    >>> parsed(b'{"role": "user"}')
+    {'role': 'user'}
+    """
+    try:
+        return json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"byte {error.start + 1} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON ({error.msg}, column {error.colno})") from None
+    except ValueError:  # Python's limit
+        raise DataError("a number of thousands of digits, more than is read: take it out") from None
+    except RecursionError:
+        raise DataError("not a conversation, but lists in lists without end") from None
+
+
 def document_of(text: str) -> dict[str, Any]:
     """Return a plain document in the shape of a conversation, so that both go the same way.
 
@@ -101,6 +128,7 @@ def normalize(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
     """
     if messages and messages[0].get("role") == "system":
+        _check_content(messages[0].get("content"), 0, "system")
         if len(messages) < 2 or messages[1].get("role") != "user" or not isinstance(messages[1].get("content"), str):
             raise DataError("A system message must be followed by a user message of plain text.")
         merged = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
@@ -118,7 +146,7 @@ def normalize(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _check_content(content: Any, index: int, role: str) -> None:
     if isinstance(content, str):
         return
-    if role == "user" or not isinstance(content, list):
+    if role != "assistant" or not isinstance(content, list):
         raise DataError(f"Message {index} ({role}) has content of type {type(content).__name__}, expected text.")
     for part in content:
         if not isinstance(part, dict) or part.get("type") not in PART_TYPES or not isinstance(part.get("text"), str):
@@ -154,14 +182,7 @@ def read_jsonl_conversations(path: Path) -> list[dict[str, Any]]:
 
 def _conversation_of(line: bytes) -> dict[str, Any]:
     """Return the conversation on one line, checked; raises DataError that says what is wrong with it."""
-    try:
-        value: Any = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise DataError(f"byte {error.start + 1} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg}, column {error.colno})") from None
-    except RecursionError:
-        raise DataError("not a conversation, but lists in lists without end") from None
+    value = parsed(line)
     messages = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise DataError(f'expected {{"messages": [{{"role": …, "content": …}}, …]}}, got {_shape_of(value)}')

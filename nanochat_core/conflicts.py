@@ -15,7 +15,14 @@ from pathlib import Path
 from nanochat_core.data.lanes import MAX_LANES
 from nanochat_core.errors import did_you_mean
 from nanochat_core.evaluator_specs import EvaluatorSpec
-from nanochat_core.finetune_conflicts import conversations_of, forced_stages, missing_files, mixture_items, own_stages
+from nanochat_core.finetune_conflicts import (
+    conversations_of,
+    forced_stages,
+    is_there,
+    missing_files,
+    mixture_items,
+    own_stages,
+)
 from nanochat_core.model.accounting import SMEAR_CHANNELS
 from nanochat_core.model_chain import trainings
 from nanochat_core.preference_specs import PairTrainingSpec, RewardModelSpec, SampledPairsSpec
@@ -466,18 +473,16 @@ def _unknown(field: str, tasks: Iterable[str]) -> Iterator[str]:
 
 def _missing_path(spec: PipelineSpec) -> Iterator[str]:
     path = spec.download.path
-    if spec.download.source == "path" and path and not Path(path).expanduser().is_dir():
+    if spec.download.source == "path" and path and not (is_there(path) and Path(path).expanduser().is_dir()):
         yield f"download.path: there is no folder {path!r} on this machine"
     for field, _ in OWN_DATASETS.values():
-        own = getattr(spec.task_data, field)
-        if own and not Path(own).expanduser().exists():
+        if (own := getattr(spec.task_data, field)) and not is_there(own):
             yield f"task_data.{field}: there is no {own!r} on this machine"
 
 
 def _missing_preferences(spec: PipelineSpec) -> Iterator[str]:
     for name, part in _pair_parts(spec):
-        path = part.preferences.path
-        if path is not None and not Path(path).expanduser().exists():
+        if (path := part.preferences.path) is not None and not is_there(path):
             yield f"{name}.preferences.path: there is no {path!r} on this machine"
 
 

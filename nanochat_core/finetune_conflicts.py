@@ -59,5 +59,17 @@ def missing_files(spec: PipelineSpec) -> Iterator[str]:
     """Say which files of mixtures are not on this machine."""
     for field, conversations in conversations_of(spec).items():
         for path in dict.fromkeys(item.path for item in conversations.mixture if item.path):
-            if not Path(path).expanduser().exists():
+            if not is_there(path):
                 yield f"{field}.mixture: there is no {path!r} on this machine"
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is a file or folder of this name; what is no name at all is not there.
+
+    >>> is_there("~no-such-user/pairs.jsonl"), is_there("a" * 5000), is_there("/")
+    (False, False, True)
+    """
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a null byte
+        return False

@@ -68,7 +68,7 @@ class PairTrainingSpec(Spec):
         description="longest prompt and answer in tokens; pairs with a longer one are left out; empty: the model's "
         "(pretrain.model.sequence_len)",
     )
-    epochs: float = Field(1.0, gt=0, description="passes over the pairs (sets the steps)")
+    epochs: float = Field(1.0, gt=0, le=1e6, description="passes over the pairs (sets the steps)")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x the steps of one pass")
     validation_every: int = Field(50, ge=1, description="steps between measurements on the held-out pairs")
     seed: int = Field(42, ge=0, le=2**53, description="random seed")

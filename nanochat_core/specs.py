@@ -249,7 +249,7 @@ class FinetuneSpec(Spec):
         description="longest row in tokens; more than the model's extends its context; empty: the model's "
         "(pretrain.model.sequence_len)",
     )
-    epochs: float = Field(1.0, gt=0, description="passes over the conversations (sets the steps)")
+    epochs: float = Field(1.0, gt=0, le=1e6, description="passes over the conversations (sets the steps)")
     steps: int | None = Field(None, ge=1, description="optimizer steps; empty: epochs x the steps of one pass")
     validation_every: int = Field(100, ge=1, description="steps between measurements of validation loss")
     seed: int = Field(42, ge=0, le=2**53, description="random seed")

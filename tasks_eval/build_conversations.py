@@ -6,7 +6,6 @@ Columns: messages (JSON), source (task, or the user's file), ids list<int32>, ma
 for the grader).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.artifacts import StageFolder, run_stage
-from nanochat_core.chat_format import IN_SEQUENCE, ORDER_KEY, SPECIAL_TOKENS
+from nanochat_core.chat_format import IN_SEQUENCE, ORDER_KEY, SPECIAL_TOKENS, as_json
 from nanochat_core.curation_spec import CurationSpec
 from nanochat_core.data.own.conversation_files import check_unchanged
 from nanochat_core.errors import SpecError
@@ -50,7 +49,9 @@ def main() -> None:
 def build(folder: StageFolder) -> None:
     """Write both files and the result; raises DataError or SpecError where a task or its data is missing or wrong."""
     params = dict(folder.request.params)
-    own_files: dict[str, str | None] = params.pop("own_files", {})
+    own_files = params.pop("own_files", {})
+    if not isinstance(own_files, dict):
+        raise SpecError(f"own_files: expected an object of files and their states, got {own_files!r}")
     spec = parse_params(ConversationsSpec, params)
     data = TaskData.open(folder.input("task_data"))
     tokenizer = Tokenizer.load(folder.input("tokenizer"))
@@ -149,11 +150,11 @@ def row_of(pick: Pick, render: Render) -> dict[str, Any]:
     example = pick.example()
     ids, mask = render(example)
     return {
-        "messages": json.dumps(example["messages"], ensure_ascii=False),
+        "messages": as_json(example["messages"]),
         "source": pick.task.name,
         "ids": ids,
         "mask": mask,
-        "meta": json.dumps(pick.task.meta(example), ensure_ascii=False),
+        "meta": as_json(pick.task.meta(example)),
     }
 
 

@@ -11,7 +11,7 @@ TEST_SHARE = 0.1
 
 def split_of(key: str) -> Split:
     """Return the split that `key` belongs to; about a tenth of all keys are for testing."""
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+    number = int.from_bytes(hashlib.sha256(key.encode(errors="replace")).digest()[:4], "big")
     return "test" if number < TEST_SHARE * 2**32 else "train"
 
 

@@ -8,7 +8,6 @@ prompt and answer, the mask 1 on what the answer says.
 A prompt is in one of the files only. Pairs of two equal answers teach nothing and are left out.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.artifacts import StageFolder, run_stage
-from nanochat_core.data.own.preference_files import SIDES, WHOLE, Pair, preference_files, read_preferences
+from nanochat_core.chat_format import as_json
+from nanochat_core.data.own.preference_files import (
+    SIDES,
+    WHOLE,
+    Pair,
+    preference_files,
+    read_preferences,
+    state_of_preferences,
+)
 from nanochat_core.errors import DataError
 from nanochat_core.preference_specs import PreferencesSpec
 from nanochat_core.specs import parse_params
@@ -31,10 +38,14 @@ HELD_OUT_SHARE = 0.1  # of all pairs, at most
 
 def work(folder: StageFolder) -> None:
     """Read, check and split the pairs, and write them with their ids."""
-    spec = parse_params(PreferencesSpec, folder.request.params)
+    params = dict(folder.request.params)
+    state = params.pop("pairs", None)  # of the user's files, when the fingerprint was made
+    spec = parse_params(PreferencesSpec, params)
     tokenizer = Tokenizer.load(folder.input("tokenizer"))
     place = folder.input("pairs") if spec.path is None else Path(spec.path).expanduser()
     found = {split: read_preferences(path) for split, path in preference_files(place).items()}
+    if state is not None and state_of_preferences(place) != state:
+        raise DataError(f"{place} has changed since this run began. Run it again, which reads the file as it is.")
     different = {split: [pair for pair in pairs if pair.chosen != pair.rejected] for split, pairs in found.items()}
     train, validation = split_pairs(different, spec)
     for name, pairs in ((TRAIN, train), (VALIDATION, validation)):
@@ -98,9 +109,7 @@ def render_pair(tokenizer: Tokenizer, pair: Pair) -> dict[str, list[int]]:
 def write_pairs(path: Path, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> None:
     """Write the pairs as a parquet file."""
     rows = [render_pair(tokenizer, pair) for pair in pairs]
-    texts = {
-        name: [json.dumps(getattr(pair, name), ensure_ascii=False) for pair in pairs] for name in ("prompt", *SIDES)
-    }
+    texts = {name: [as_json(getattr(pair, name)) for pair in pairs] for name in ("prompt", *SIDES)}
     planes = {
         f"{side}_{kind}": pa.array([row[f"{side}_{kind}"] for row in rows], pa.list_(dtype))
         for side in SIDES

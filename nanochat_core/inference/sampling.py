@@ -83,20 +83,27 @@ def _sampled(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[flo
     log-probability (0 where nobody asks)."""
     scaled = logits.div_(_column([draw.sampling.temperature for draw in draws], logits))
     best = scaled.amax(dim=-1, keepdim=True)
-    floor = best + _column([math.log(draw.sampling.min_p or TINY) for draw in draws], logits)
-    ordered = [place for place, draw in enumerate(draws) if draw.sampling.top_k or draw.sampling.top_p < 1]
-    if ordered:
-        index = torch.tensor(ordered, device=logits.device)
-        rows = scaled if len(ordered) == len(draws) else scaled[index]
-        lowest = _lowest_kept(rows, [draws[place].sampling for place in ordered])
-        floor[index] = torch.maximum(floor[index], lowest)
-    weights = scaled.masked_fill_(scaled < floor, -math.inf).sub_(best).exp_()
+    if any(draw.sampling.min_p or draw.sampling.top_k or draw.sampling.top_p < 1 for draw in draws):
+        scaled.masked_fill_(scaled < _floor(scaled, best, draws), -math.inf)
+    weights = scaled.sub_(best).exp_()
     uniform = torch.tensor([draw.uniform for draw in draws], device=logits.device, dtype=torch.float64)
     chosen = _inverse(weights, uniform[:, None])
     if not any(draw.sampling.draw_logprobs for draw in draws):
         return chosen.tolist(), [0.0] * len(draws)
     shares = weights.gather(1, chosen[:, None])[:, 0] / weights.sum(dim=-1)
     return chosen.tolist(), shares.log_().tolist()
+
+
+def _floor(scaled: Tensor, best: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Return for each row (B, V), whose greatest is `best` (B, 1), the least logit that may be drawn: (B, 1)."""
+    floor = best + _column([math.log(draw.sampling.min_p or TINY) for draw in draws], scaled)
+    ordered = [place for place, draw in enumerate(draws) if draw.sampling.top_k or draw.sampling.top_p < 1]
+    if ordered:
+        index = torch.tensor(ordered, device=scaled.device)
+        rows = scaled if len(ordered) == len(draws) else scaled[index]
+        lowest = _lowest_kept(rows, [draws[place].sampling for place in ordered])
+        floor[index] = torch.maximum(floor[index], lowest)
+    return floor
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from nanochat_core.specs import parse_params
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.tokenizer.render import render_prompt
 from nanochat_core.training.finetune import rendered
-from nanochat_core.training.rollouts import Question, Sampler, engine_for, read_questions
+from nanochat_core.training.rollouts import Question, Sampler, engine_for, read_questions, reward_of_stage
 from nanochat_core.training.wrong_answers import Outcome, ask
 
 ANSWERS = 1024  # in a piece, about
@@ -66,7 +66,7 @@ def answer_pieces(folder: StageFolder, spec: SampledPairsSpec, world: World, que
     engine = engine_for(model.eval(), tokenizer, ANSWERS, world, tool=load_tool("calculator"))
     longest = max(len(render_prompt(tokenizer, question)) for question in questions) + spec.max_new_tokens
     engine.prepare(min(longest, engine.max_length))  # once, so that it computes alike whatever piece comes first
-    sampler = Sampler(engine, tokenizer, spec)
+    sampler = Sampler(engine, tokenizer, spec, reward_of_stage(spec.reward, folder, world.device))
     pieces = folder.path / PIECES
     pieces.mkdir(exist_ok=True)
     size = max(1, ANSWERS // spec.samples_per_question)
@@ -137,6 +137,11 @@ def no_pairs(spec: SampledPairsSpec, outcomes: Sequence[Outcome], purpose: str) 
     """Return why there is no pair, and what to do."""
     wrong, answers = sum(outcome["wrong"] for outcome in outcomes), len(outcomes) * spec.samples_per_question
     field = "preferences.sampled"
+    if not outcomes:
+        return (
+            f"There is no pair to {purpose}: all questions of the mixture are held out, too. Name a task with more "
+            f"questions ({field}.conversations)."
+        )
     if wrong:
         return (
             f"There is no pair to {purpose}: {wrong:,} of {answers:,} answers are wrong, but none of these is a whole "

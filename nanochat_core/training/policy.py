@@ -112,15 +112,15 @@ class _PolicyHead(torch.autograd.Function):
         for first in range(0, len(states), rows):
             here = slice(first, first + rows)
             own = states.detach()[here]
-            d_logits, logprobs[here], entropies[here] = _drawn(
-                own @ weight.T, targets[here], advantages[here], distribution
-            )
-            d_logits = d_logits.to(weight.dtype)
-            torch.mm(d_logits, weight, out=d_states[here])
+            z = torch.addmm(own.new_zeros(()), own, weight.T, beta=0, alpha=1 / LOGIT_CAP)
+            slope, factors, logprobs[here], entropies[here] = _drawn(z, targets[here], advantages[here], distribution)
+            slope = slope.to(weight.dtype)
+            torch.mul(slope @ weight, factors, out=d_states[here])
+            weighted = (own * factors).to(weight.dtype)
             if d_head.dtype == weight.dtype:
-                d_head[:vocab_size].addmm_(d_logits.T, own)
+                d_head[:vocab_size].addmm_(slope.T, weighted)
             else:
-                d_head[:vocab_size] += d_logits.T @ own
+                d_head[:vocab_size] += slope.T @ weighted
         ctx.save_for_backward(d_states, d_head)
         ctx.mark_non_differentiable(logprobs, entropies)
         return -(logprobs * advantages).sum(), logprobs, entropies
@@ -133,29 +133,29 @@ class _PolicyHead(torch.autograd.Function):
 
 
 def _drawn(
-    raw: Tensor, targets: Tensor, advantages: Tensor, distribution: Distribution
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, of raw logits (n, V): the gradient of −advantage · log p(target) with respect to them, log p(target) and
-    the entropy.
+    z: Tensor, targets: Tensor, advantages: Tensor, distribution: Distribution
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return, of raw logits / 15 (n, V): a slope (n, V) and a factor (n, 1), whose product is the gradient of −advantage
+    · log p(target) with respect to the raw logits, and log p(target) and the entropy (n,).
 
     A target that this pass ranks behind the top_k, by rounding, is counted with them.
     """
-    tanh = raw.float().mul_(1 / LOGIT_CAP).tanh_()
-    scaled = tanh * (LOGIT_CAP / distribution.temperature)
-    wanted = targets[:, None]
-    if LOGIT_CAP / distribution.temperature > LARGEST_EXP:  # or exp needs no maximum taken away first
-        scaled -= scaled.amax(dim=1, keepdim=True)
-    if distribution.top_k is not None and distribution.top_k < scaled.size(1):
-        is_left_out = scaled < scaled.topk(distribution.top_k, dim=1).values[:, -1:]
-        p = torch.exp(scaled).masked_fill_(is_left_out.scatter_(1, wanted, False), 0.0)
-    else:
-        p = torch.exp(scaled)
+    tanh, gain = z.float().tanh_(), LOGIT_CAP / distribution.temperature
+    p, wanted = tanh * gain, targets[:, None]
+    highest = p.amax(dim=1, keepdim=True) if gain > LARGEST_EXP else p.new_zeros(())  # else exp needs none taken away
+    if gain > LARGEST_EXP:
+        p -= highest
+    chosen = p.gather(1, wanted)
+    if distribution.top_k is not None and distribution.top_k < p.size(1):
+        is_left_out = p < p.topk(distribution.top_k, dim=1).values[:, -1:]
+        p.masked_fill_(is_left_out.scatter_(1, wanted, False), -torch.inf)
+    p.exp_()
     total = p.sum(dim=1, keepdim=True)
-    logprobs = (scaled.gather(1, wanted) - total.log())[:, 0]
-    entropies = total.log()[:, 0] - torch.linalg.vecdot(p, scaled) / total[:, 0]
-    factors = advantages[:, None] / distribution.temperature
-    p.mul_(factors / total).scatter_add_(1, wanted, -factors)
-    return p.addcmul_(torch.mul(p, tanh, out=scaled), tanh, value=-1), logprobs, entropies
+    mean = gain * torch.linalg.vecdot(p, tanh)[:, None] / total - highest  # of what p is the exponential of
+    entropies, logprobs = total.log() - mean, chosen - total.log()
+    p.scatter_add_(1, wanted, -total)
+    slope = torch.ops.aten.tanh_backward(p, tanh)  # p · (1 − tanh²)
+    return slope, advantages[:, None] / (distribution.temperature * total), logprobs[:, 0], entropies[:, 0]
 
 
 def discrepancy(logprobs: Tensor, drawn: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from flows import launch
 from flows.cli import app, build_spec
 from flows.evaluate import evaluations
-from flows.finetune import MIDTRAIN, SFT, conversations_for, finetuning, stage_before
+from flows.finetune import MIDTRAIN, SFT, conversations_for, finetune, finetuning, stage_before
 from flows.gc_usage import usage_of
 from flows.model_ref import find_model
 from flows.pipeline import pipeline
@@ -251,3 +251,8 @@ def test_alpaca_after_pretraining_and_dolly_after_sft_are_really_trained(
     monkeypatch.setattr(launch.subprocess, "Popen", None)  # nothing may be started any more
     second = nanochat("run", *asked)
     assert second.exit_code == 0, second.output
+
+
+def test_the_flow_refuses_a_stage_that_is_not_there() -> None:
+    with pytest.raises(SpecError, match=r"There is no stage 'doly' in finetune \(did you mean 'dolly'\?\)"):
+        finetune.fn(spec_of(), "doly")

@@ -35,6 +35,9 @@ def test_objects_and_bare_lists_of_messages_are_read_and_blank_lines_skipped(tmp
         (json.dumps(GOOD[:1]), "needs a question and an answer"),
         (json.dumps(GOOD[::-1]), "role 'assistant', expected 'user'"),
         (json.dumps([{"role": "user", "content": 3}, GOOD[1]]), "content of type int"),
+        (json.dumps([{"role": "system"}, *GOOD]), "Message 0 (system) has content of type NoneType"),
+        (json.dumps([{"role": "system", "content": ["Be brief."]}, *GOOD]), "Message 0 (system) has content of type"),
+        ("[" + "1" * 5000 + "]", "a number of thousands of digits"),
         (json.dumps([GOOD[0], {"role": "assistant", "content": [{"type": "image"}]}]), "a part is"),
     ],
 )

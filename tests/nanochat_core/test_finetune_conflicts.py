@@ -91,3 +91,10 @@ def test_a_name_is_of_small_letters_digits_and_hyphens(name: str) -> None:
 def test_what_fits_is_not_refused() -> None:
     stages = [own(after="pretrain"), own("more-2", after="midtrain"), own("last")]
     assert problems({"finetune": stages, "force": ["last", "sft"]}) == []
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/x.jsonl", "a" * 5000, "\0"], ids=["user", "long", "null byte"])
+def test_what_is_no_path_is_not_there(path: str) -> None:
+    changes = mixture({"path": path}) | {"dpo": {"preferences": {"path": path}}, "task_data.persona_path": path}
+    found = [problem.partition(":")[0] for problem in problems(changes) if "on this machine" in problem]
+    assert sorted(found) == ["dpo.preferences.path", "finetune.dolly.conversations.mixture", "task_data.persona_path"]

@@ -13,7 +13,7 @@ from flows.cli import app
 from nanochat_core.artifacts import StageFolder, write_json
 from nanochat_core.data.own.conversation_files import state_of_conversations
 from nanochat_core.data.task_data import work
-from nanochat_core.errors import DataError
+from nanochat_core.errors import DataError, SpecError
 from tasks_eval.build_conversations import build
 from tasks_eval.task import make_task
 from tasks_eval.task_data import TaskData
@@ -150,3 +150,23 @@ def test_a_file_that_is_written_while_it_is_read_or_holds_a_bad_line_is_named(tm
     paths[0].unlink()
     with pytest.raises(DataError, match=r"There is no file .*dolly/data\.jsonl"):
         build(stage)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_half_a_character_ends_no_stage_and_own_files_are_an_object(tmp_path: Path) -> None:
+    (path, _) = paths = write_two_files(tmp_path / "own")
+    path.write_text("".join(json.dumps({"instruction": f"{n}", "response": "\ud800"}) + "\n" for n in range(30)))
+    ours = [{"role": "user", "content": "\udfff"}, {"role": "assistant", "content": "?"}]
+    path.write_text(path.read_text() + json.dumps({"messages": ours}))
+    stage = stage_of_files(tmp_path, [{"path": str(path)}], paths[:1])
+    build(stage)
+    rows = (
+        pq.read_table(stage.path / "train.parquet").to_pylist()
+        + pq.read_table(stage.path / "validation.parquet").to_pylist()
+    )
+    assert {json.loads(row["messages"])[1]["content"] for row in rows} == {"?"} and len(rows) == 31
+    request = json.loads((stage.path / "spec.json").read_text())
+    request["params"]["own_files"] = [str(path)]
+    (stage.path / "spec.json").write_text(json.dumps(request))
+    with pytest.raises(SpecError, match="own_files: expected an object"):
+        build(StageFolder(stage.path))

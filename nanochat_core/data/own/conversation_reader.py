@@ -4,7 +4,6 @@
 may be compressed (.gz, .zst). Torch-free.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from nanochat_core.chat_format import SHOWN_PROBLEMS
+from nanochat_core.chat_format import SHOWN_PROBLEMS, parsed
 from nanochat_core.data.own.conversation_formats import OURS, imported
 from nanochat_core.data.own.harmony import conversations_in, is_harmony
 from nanochat_core.data.own.text_files import COMPRESSIONS, UNREADABLE, opened
@@ -119,13 +118,9 @@ def _read_json(path: Path) -> Places:
 def _json_of(data: bytes) -> Any:
     """Return the value of one piece of JSON, or the DataError that says what is wrong with it."""
     try:
-        return json.loads(data.decode())
-    except UnicodeDecodeError as error:
-        return DataError(f"byte {error.start + 1} is not UTF-8")
-    except json.JSONDecodeError as error:
-        return DataError(f"not JSON ({error.msg}, column {error.colno})")
-    except RecursionError:
-        return DataError("not a conversation, but lists in lists without end")
+        return parsed(data)
+    except DataError as error:
+        return error
 
 
 def _read_parquet(path: Path) -> Places:

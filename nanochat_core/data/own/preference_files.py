@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat_core.chat_format import SHOWN_PROBLEMS, normalize
+from nanochat_core.chat_format import SHOWN_PROBLEMS, normalize, parsed
 from nanochat_core.errors import DataError
 
 SPLITS = ("train", "test")
@@ -82,7 +82,7 @@ def read_preferences(path: Path) -> list[Pair]:
     pairs, problems = [], []
     for place, row in _rows(path):
         try:
-            pairs.append(pair_of(_decoded(row) if isinstance(row, bytes) else row))
+            pairs.append(pair_of(parsed(row) if isinstance(row, bytes) else row))
         except DataError as error:
             problems.append(f"{path}:{place}: {error}")
     if problems:
@@ -108,17 +108,6 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
             f"Cannot read {path}: {' '.join(str(error).split())[:160]}. Expected pairs of answers."
         ) from None
     yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _decoded(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise DataError(f"byte {error.start + 1} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg}, column {error.colno})") from None
-    except RecursionError:
-        raise DataError("not a pair, but lists in lists without end") from None
 
 
 def pair_of(row: Any) -> Pair:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.artifacts import StageFolder, StageRequest
-from nanochat_core.data.own.preference_files import WHOLE, Pair
+from nanochat_core.data.own.preference_files import WHOLE, Pair, state_of_preferences
 from nanochat_core.data.preference_pairs import render_pair, split_pairs, work
 from nanochat_core.errors import DataError
 from nanochat_core.preference_specs import PreferencesSpec
@@ -124,4 +124,22 @@ def test_the_stage_writes_what_it_read_and_counts_what_it_left_out(tmp_path: Pat
 def test_pairs_that_cannot_be_split_are_refused(tmp_path: Path, rows: int) -> None:
     folder = folder_of(tmp_path, [{"prompt": "a", "chosen": f"{n}", "rejected": "no"} for n in range(rows)])
     with pytest.raises(DataError, match="expected two prompts or more"):
+        work(folder)
+
+
+def test_half_a_character_ends_no_stage(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{number}\ud800", "chosen": "\udfff", "rejected": "b"} for number in range(10)]
+    folder = folder_of(tmp_path, rows)
+    work(folder)
+    written = pq.read_table(folder.path / "train.parquet").to_pylist()
+    assert {json.loads(row["chosen"]) for row in written} == {"?"}
+
+
+def test_a_file_that_has_changed_since_it_was_fingerprinted_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [{"prompt": f"{number}", "chosen": "a", "rejected": "b"} for number in range(10)])
+    path = tmp_path / "pairs.jsonl"
+    folder.request.params["pairs"] = state_of_preferences(path)
+    work(folder)
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(DataError, match=r"pairs\.jsonl has changed since this run began\. Run it again"):
         work(folder)

@@ -13,11 +13,12 @@ from nanochat_core.artifacts import StageFolder
 from nanochat_core.checkpoint import Checkpoint, CheckpointMeta
 from nanochat_core.data.own.preference_files import preference_files, read_preferences
 from nanochat_core.distributed import World
-from nanochat_core.errors import DataError
+from nanochat_core.errors import ArtifactError, DataError
 from nanochat_core.preference_specs import SampledPairsSpec
 from nanochat_core.stages import sampled_pairs
 from nanochat_core.tokenizer.bpe import Tokenizer
 from nanochat_core.training.finetune import rendered
+from nanochat_core.training.rollouts import read_questions
 from tests.fakes import byte_tokenizer
 from tests.nanochat_core.inference.test_engine import random_model
 from tests.nanochat_core.stages import stage_folders
@@ -128,6 +129,17 @@ def test_where_there_is_no_pair_it_is_said_why(asked: Workbench, monkeypatch: py
     right = folder_of(asked, "right", max_new_tokens=1, samples_per_question=2)
     with pytest.raises(DataError, match=r"are right\. Ask harder questions .* or name a file of pairs"):
         sampled_pairs.sample_pairs(StageFolder(right))
+    monkeypatch.setattr(
+        sampled_pairs, "read_questions", lambda path: read_questions(path.with_name("validation.parquet"))
+    )
+    with pytest.raises(DataError, match=r"all questions of the mixture are held out, too\. Name a task with more"):
+        sampled_pairs.sample_pairs(StageFolder(folder_of(asked, "held_out")))
+
+
+def test_a_reward_with_a_model_of_its_own_asks_for_that_model(asked: Workbench) -> None:
+    pleasing = folder_of(asked, "pleasing", reward="preference")
+    with pytest.raises(ArtifactError, match="names no input 'reward_model'"):
+        sampled_pairs.sample_pairs(StageFolder(pleasing))
 
 
 @pytest.mark.slow

@@ -247,3 +247,8 @@ def test_a_text_of_many_conversations_is_cut_where_they_end() -> None:
     pieces = list(conversations_in(f"{HARMONY}\n\n{HARMONY}{HARMONY}"))
     assert [line for line, _ in pieces] == [1, 11, 19]
     assert all(imported(text)[1] == imported(HARMONY)[1] for _, text in pieces)
+
+
+def test_a_system_message_in_parts_is_read_as_its_text() -> None:
+    in_parts = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    assert imported({"messages": [in_parts, ASKED, ANSWERED]})[1]["messages"][0] == BRIEF

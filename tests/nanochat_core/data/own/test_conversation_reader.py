@@ -60,6 +60,7 @@ BAD = {  # name of a file: (what is in it, what is said)
     "i.parquet": (b"PAR1", "i.parquet cannot be read to its end", ""),
     "j.jsonl.gz": (gzip.compress(lines(ALPACA))[:-9], "j.jsonl.gz", ""),
     "k.csv": (b"a,b", "is not of a kind that holds conversations", ""),
+    "m.jsonl": (b"[" + b"1" * 5000 + b"]\n{", ":1: a number of thousands of digits", ":2: not JSON"),
     "l.jsonl": (b"[" * 100_000, ":1: not a conversation, but lists in lists", ""),
 }
 
