@@ -128,6 +128,10 @@ def _rendered(path: Path, *, number: int, seed: int | None, source: str | None) 
     from nanochat_core.tokenizer.bpe import Tokenizer  # takes its time
     from nanochat_core.tokenizer.parse import runs
 
+    if not (path.parent / "spec.json").is_file():
+        raise DataError(
+            f"{path} is not where its stage wrote it, beside spec.json, which names the tokenizer: show that."
+        )
     request = artifacts.StageFolder(path.parent)
     tokenizer = Tokenizer.load(request.input("tokenizer"))
     sources = pq.read_table(path, columns=["source"])["source"].to_pylist()

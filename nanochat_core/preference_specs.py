@@ -18,7 +18,7 @@ class SampledPairsSpec(Spec):
     pairs_per_question: int = Field(
         1, ge=1, description="different wrong answers to a question that become pairs, at most"
     )
-    temperature: float = Field(1.0, gt=0, description="sampling temperature; 1: the model's own distribution")
+    temperature: float = Field(1.0, ge=1e-6, description="sampling temperature; 1: the model's own distribution")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
     max_new_tokens: int = Field(
         256, ge=1, description="longest answer in tokens; answers that do not end by then are left out"

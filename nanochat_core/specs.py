@@ -287,7 +287,7 @@ class RLSpec(Spec):
     questions_per_step: int = Field(16, ge=1, description="questions in an optimizer step, over all ranks")
     samples_per_question: int = Field(16, ge=2, description="completions for each question")
     max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature; 1: the model's own distribution")
+    temperature: float = Field(1.0, ge=1e-6, description="sampling temperature; 1: the model's own distribution")
     top_k: int | None = Field(50, ge=1, description="sample among the k likeliest tokens; empty: all")
     logprobs: Literal["sampled", "full"] = Field(
         "sampled", description="sampled: learn the distribution drawn from (temperature, top_k); full: the softmax"

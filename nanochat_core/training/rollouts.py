@@ -50,7 +50,10 @@ def reward_of_stage(name: str, folder: StageFolder, device: torch.device) -> Rew
 
 @dataclass(frozen=True)
 class Answered:
-    """A question, the prompt's ids, its sampled completions and their rewards."""
+    """A question, the prompt's ids, its sampled completions and their rewards.
+
+    Of a prompt that leaves no room for an answer, `prompt` is the end that was read.
+    """
 
     question: Question
     prompt: list[int]
@@ -125,7 +128,10 @@ class Sampler:
 
     def answer(self, questions: Sequence[Question], seeds: Sequence[int], num_samples: int) -> list[Answered]:
         """Return each question with `num_samples` rewarded completions. Equal weights and seeds give equal answers."""
-        prompts = [render_prompt(self.tokenizer, question) for question in questions]
+        room = max(1, self._engine.max_length - self._spec.max_new_tokens)
+        prompts = [
+            render_prompt(self.tokenizer, question)[-room:] for question in questions
+        ]  # as the engine reads them
         requests = [self._prompt(ids, seed, num_samples) for ids, seed in zip(prompts, seeds, strict=True)]
         answers = self._engine.generate(requests)
         return [

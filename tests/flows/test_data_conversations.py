@@ -1,6 +1,7 @@
 """`nanochat data show` on conversations: what a user sees is learned is what the stage learns."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def test_a_stage_is_shown_with_what_it_learns(stage: Path) -> None:
     assert output.count("SmolTalk, ") == 2 and "tokens" in output
     assert "<|user_start|>Hi " in output and "<|assistant_start|>⟦Hello!⟧⟦<|assistant_end|>⟧" in output
     assert "What stands between ⟦ and ⟧ is learned" in output
+
+
+def test_a_copy_of_a_stage_s_file_is_refused_with_the_reason(stage: Path, tmp_path: Path) -> None:
+    shutil.copy(stage / "train.parquet", tmp_path / "copy.parquet")
+    code, output = run(str(tmp_path / "copy.parquet"))
+    assert code == 2 and "is not where its stage wrote it, beside spec.json" in " ".join(output.split())
 
 
 def test_what_curation_left_out_is_shown_by_task_with_the_reasons(tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def find_text_files(place: Path) -> list[Path]:
             return [place]
         raise DataError(f"The file {place} is not of a kind that is read: {kinds}.")
     if not place.is_dir():
-        raise DataError(f"The data folder {place.absolute()} does not exist: set download.path to a folder with text.")
+        raise DataError(
+            f"The data folder {place.absolute()} does not exist: set download.path to a folder with text, or name "
+            "another place."
+        )
     found = [path for path in _files_below(place) if kind_of(path)]
     if not found:
         raise DataError(f"The data folder {place} has no file of these kinds: {kinds}. Put text there.")

@@ -161,3 +161,15 @@ def test_a_step_says_how_it_went_and_that_both_numerics_agree(monkeypatch: pytes
     full = taught(is_even, 1, monkeypatch, temperature=0.8, top_k=7, logprobs="full")[0].extra
     assert full["rl/sampling_kl"] > 1e-2  # what is learned is not what was drawn from
     assert full["rl/reward"] == first["rl/reward"]
+
+
+def test_of_a_prompt_that_leaves_no_room_the_end_that_was_read_is_learned() -> None:
+    model, spec = random_model(), rl_spec(max_new_tokens=4)
+    engine = rollout_engine(model, TOKENIZER, spec, CPU, tool=None)
+    sampler = Sampler(engine, TOKENIZER, spec, lambda question, completion: float(completion.ids[0]))
+    question = {"messages": [{"role": "user", "content": "Which? " * 100}], "source": "long", "meta": {}}
+    (answered,) = sampler.answer([question], [1], 4)
+    assert len(answered.prompt) == engine.max_length - 4
+    rows, _ = reinforce_rows([answered])
+    terms = policy_terms(model, rows, Distribution(spec.temperature, spec.top_k))
+    assert float((terms.logprobs - terms.drawn).abs().max()) < 1e-4
