@@ -41,10 +41,14 @@ FIELDS: Mapping[Measure, tuple[str, ...]] = {
 }
 
 
+GALLERY_FIELDS = ("max_new_tokens", "top_k", "tool")  # its questions are answered by every model, in the same way
+
+
 def evaluation_params(spec: EvaluateSpec, measures: Sequence[Measure], **about: Any) -> StageParams:
     """Return what an evaluation is told. Fields that it does not use do not make it run again."""
-    unused = [field for measure, fields in FIELDS.items() if measure not in measures for field in fields]
-    return StageParams.of(spec, exclude=unused, measures=list(measures), **about)
+    needed = set(GALLERY_FIELDS if spec.gallery_prompts else ()).union(*(FIELDS[measure] for measure in measures))
+    unused = {field for fields in FIELDS.values() for field in fields} - needed
+    return StageParams.of(spec, exclude=sorted(unused), measures=list(measures), **about)
 
 
 def usual_measures(model: Model) -> tuple[Measure, ...]:

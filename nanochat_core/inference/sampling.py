@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanochat_core.inference.requests import Sampling
 
+LEAST_TEMPERATURE = 1e-6  # below it the likeliest token is taken: logits divided by less leave float32
 TINY = 1e-300  # a probability that keeps everything
 BLOCK = 128  # weights that are summed before a place is looked for
 FEW = 256  # values that are found faster than all are sorted
@@ -43,7 +44,7 @@ def choose_with_logprobs(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[in
     for place, draw in enumerate(draws):
         if draw.counts or draw.sampling.logit_bias:
             _penalise(logits[place], draw)
-    warm = [place for place, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    warm = [place for place, draw in enumerate(draws) if draw.sampling.temperature >= LEAST_TEMPERATURE]
     if len(warm) == len(draws):
         return _sampled(logits, draws)
     greedy, _ = likeliest(logits)

@@ -79,8 +79,10 @@ class SharedRows:
 
 def _gathered(x: Tensor, places: Tensor) -> Tensor:
     """Return the rows (R, H, T, D) of x (1, H, N, D)."""
-    rows = F.embedding(places, x[0].transpose(0, 1).flatten(1))  # its gradient is summed in a fixed order
-    return rows.unflatten(2, (-1, x.size(3))).transpose(1, 2)
+    heads = x.size(1)
+    flat = x[0].transpose(0, 1).reshape(-1, x.size(3))  # (N·H, D)
+    wanted = places[:, None] * heads + torch.arange(heads, device=places.device)[:, None]  # (R, H, T)
+    return F.embedding(wanted, flat)  # its gradient is summed in a fixed order
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:

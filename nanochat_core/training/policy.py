@@ -135,8 +135,8 @@ class _PolicyHead(torch.autograd.Function):
 def _drawn(
     z: Tensor, targets: Tensor, advantages: Tensor, distribution: Distribution
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return, of raw logits / 15 (n, V): a slope (n, V) and a factor (n, 1), whose product is the gradient of −advantage
-    · log p(target) with respect to the raw logits, and log p(target) and the entropy (n,).
+    """Return, of raw logits / 15 (n, V): a slope (n, V) and a factor (n, 1), whose product is the gradient of
+    −advantage · log p(target) with respect to the raw logits, and log p(target) and the entropy (n,).
 
     A target that this pass ranks behind the top_k, by rounding, is counted with them.
     """

@@ -98,6 +98,7 @@ def _reinforce_step(
     answered = ask(state.loader, sampler, spec, world)
     asked_seconds = time.perf_counter() - started
     rows, own_tokens = reinforce_rows(answered, learn_stop=spec.learn_stop)
+    rows.sort(key=lambda row: row.ids)  # what begins alike lies side by side, and is computed once
     numbers = _counts(answered, own_tokens, stop_requested())
     sums = world.sum_(torch.tensor(numbers, device=world.device, dtype=world.sum_dtype)).tolist()
     counts = dict(zip(COUNTED, sums, strict=True))

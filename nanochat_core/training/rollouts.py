@@ -128,10 +128,8 @@ class Sampler:
 
     def answer(self, questions: Sequence[Question], seeds: Sequence[int], num_samples: int) -> list[Answered]:
         """Return each question with `num_samples` rewarded completions. Equal weights and seeds give equal answers."""
-        room = max(1, self._engine.max_length - self._spec.max_new_tokens)
-        prompts = [
-            render_prompt(self.tokenizer, question)[-room:] for question in questions
-        ]  # as the engine reads them
+        room = max(1, self._engine.max_length - self._spec.max_new_tokens)  # the engine reads the end of a longer one
+        prompts = [render_prompt(self.tokenizer, question)[-room:] for question in questions]
         requests = [self._prompt(ids, seed, num_samples) for ids, seed in zip(prompts, seeds, strict=True)]
         answers = self._engine.generate(requests)
         return [

@@ -91,4 +91,4 @@ def test_pairs_that_cannot_be_written_are_refused_before_a_model_is_asked(own: P
     code, output = run("pairs", "sft", "--tasks", "Arithmetic", "--out", str(own / "none" / "pairs.jsonl"))
     assert code == 2 and "expected the name of a file, in a folder that is there" in output
     code, output = run("pairs", "sft", "--tasks", "Arithmetic", "--set", "temperature=0")
-    assert code == 2 and "temperature: Input should be greater than 0" in output
+    assert code == 2 and "temperature: Input should be greater than" in output
