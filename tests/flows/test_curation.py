@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.earlier_model import EARLIER_OF
-from flows.midtrain import base_model, conversations_inputs
+from flows.earlier_model import earlier_of
+from flows.finetune import base_model, conversations_for
 from flows.pretrain import PRETRAIN
 from flows.report.content import StageFiles, data_entry
-from flows.sft import CONVERSATIONS
 from flows.stage import StageOutcome
 from nanochat_core.errors import SpecError
 from nanochat_core.recipes import recipe, resolve, runnable
@@ -23,24 +22,25 @@ def demo(**changes: object) -> PipelineSpec:
 
 def test_a_model_is_an_input_only_where_perplexity_is_asked_for() -> None:
     plain, asked = demo(), demo(sft__conversations__curation__drop_worst_perplexity=0.1)
-    assert set(conversations_inputs(plain, "sft")) == {"tokenizer", "task_data"}
-    assert conversations_inputs(asked, "sft")["model"] is PRETRAIN
-    assert set(conversations_inputs(asked, "midtrain")) == {"tokenizer", "task_data"}
+    assert set(conversations_for("sft").inputs(plain)) == {"tokenizer", "task_data"}
+    assert conversations_for("sft").inputs(asked)["model"] is PRETRAIN
+    assert set(conversations_for("midtrain").inputs(asked)) == {"tokenizer", "task_data"}
 
 
 def test_the_model_that_is_asked_is_the_one_that_fine_tuning_begins_with() -> None:
     start = {"midtrain": "pretrain/0123456789abcdef", "sft": "sft/0123456789abcdef"}
     assert base_model(demo(), "sft") is PRETRAIN
-    assert base_model(demo(midtrain__start_from=start["midtrain"]), "sft") is EARLIER_OF["midtrain"]
+    assert base_model(demo(midtrain__start_from=start["midtrain"]), "sft").name == earlier_of("midtrain").name
     both = demo(midtrain__start_from=start["midtrain"], sft__start_from=start["sft"])
-    assert base_model(both, "sft") is EARLIER_OF["sft"]
-    assert base_model(both, "midtrain") is EARLIER_OF["midtrain"]
+    assert base_model(both, "sft").name == earlier_of("sft").name
+    assert base_model(both, "midtrain").name == earlier_of("midtrain").name
     assert base_model(demo(midtrain=None), "rl") is PRETRAIN
 
 
 def test_without_curation_what_is_fingerprinted_is_what_it_was_before_there_was_any() -> None:
-    assert "curation" not in CONVERSATIONS.params(demo()).output
-    curated = CONVERSATIONS.params(demo(sft__conversations__curation__drop_duplicates=True))
+    conversations = conversations_for("sft")
+    assert "curation" not in conversations.params(demo()).output
+    curated = conversations.params(demo(sft__conversations__curation__drop_duplicates=True))
     assert curated.output["curation"]["drop_duplicates"] is True
 
 
