@@ -72,7 +72,7 @@ class Life:
         self._file = Path(spec["status_file"])
         self._url = f"http://{spec['host']}:{spec['port']}"
         self._pids = Path(os.environ["NANOCHAT_BASE_DIR"]) / f"fake-{spec['port']}.pid"
-        self.ends = threading.Event()
+        self.is_ending = False  # no Event: its lock may be held by the very thread that a signal interrupts
         self.end = "stopped"
 
     def tell(self, state: str) -> None:
@@ -92,7 +92,7 @@ class Life:
         self.tell("draining")
         if self.is_frail:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.ends.set()
+        self.is_ending = True
 
 
 def behaviour_of_this_start(folder: Path) -> str:
@@ -115,9 +115,9 @@ def main() -> None:
     if behaviour == "input":
         print("no checkpoint in the folder: train first", file=sys.stderr, flush=True)
         raise SystemExit(2)
-    terms = threading.Semaphore(0)
+    terms: list[int] = []
     needed = 2 if behaviour == "stubborn" else 1
-    signal.signal(signal.SIGTERM, lambda *_: terms.release())
+    signal.signal(signal.SIGTERM, lambda number, _: terms.append(number))
     signal.signal(signal.SIGUSR1, lambda *_: life.leave("replaced"))
     if behaviour != "silent":
         server = Server((spec["host"], spec["port"]), Handler)
@@ -125,11 +125,10 @@ def main() -> None:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         life.take_over()
         life.tell("ready")
-    while not life.ends.wait(0.02):
-        if terms.acquire(blocking=False):
-            needed -= 1
-            if needed == 0:
-                life.leave("stopped")
+    while not life.is_ending:
+        time.sleep(0.02)
+        if len(terms) >= needed:
+            life.leave("stopped")
     if behaviour != "silent":
         server.shutdown()
     life.tell(life.end)

@@ -102,6 +102,7 @@ def test_stage_runs_what_a_stage_needs_and_no_more(fake_stages: FakeStages) -> N
     assert "has no stage rl" in nanochat("stage", "rl", "demo", "--set", "rl=null").stderr
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_neither_prefects_log_nor_a_traceback(base: Path, prefect_server: str) -> None:
     environment = {**os.environ, "PREFECT_API_URL": prefect_server, "NANOCHAT_BASE_DIR": str(base)}
     environment.pop("PREFECT_LOGGING_LEVEL", None)

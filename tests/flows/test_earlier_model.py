@@ -43,6 +43,7 @@ def going_on(start: str, **changes: Any) -> PipelineSpec:
     return resolve(with_changes(recipe("demo"), {"pretrain.start_from": start} | changes))
 
 
+@pytest.mark.slow
 def test_the_new_run_has_the_earlier_model_as_an_input_and_its_context_extended(
     finished: FakeStages, short_spec: PipelineSpec
 ) -> None:

@@ -177,6 +177,7 @@ def test_named_stages_run_where_they_belong_and_are_models_like_any(finished: Fa
         find_model("doly", base)
 
 
+@pytest.mark.slow
 def test_another_alpaca_redoes_what_follows_it_and_another_dolly_itself_alone(
     finished: FakeStages, short: PipelineSpec, own_files: Path
 ) -> None:
@@ -190,6 +191,7 @@ def test_another_alpaca_redoes_what_follows_it_and_another_dolly_itself_alone(
     assert finished.ran() == [*stages_of("alpaca"), "sft", "evaluate_sft", *stages_of("dolly")[1:]]
 
 
+@pytest.mark.slow
 def test_a_failed_stage_goes_on_by_its_name_and_is_forced_by_it(finished: FakeStages, short: PipelineSpec) -> None:
     finished.fail("finetune_dolly", "crash")
     with pytest.raises(StageFailed, match="finetune_dolly crashed"):

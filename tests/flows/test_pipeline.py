@@ -128,6 +128,7 @@ def test_force_redoes_a_stage_and_keeps_what_depends_on_equal_bytes(
     assert finished.ran() == []
 
 
+@pytest.mark.slow
 def test_another_base_folder_starts_from_nothing_and_ends_with_equal_digests(
     finished: FakeStages, short_spec: PipelineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def champion(finished: FakeStages) -> Path:
     return find_model("sft", finished.base).model
 
 
+@pytest.mark.slow
 def test_a_worse_challenger_is_kept_out_and_a_better_one_takes_the_place(
     champion: Path, finished: FakeStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

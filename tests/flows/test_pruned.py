@@ -35,6 +35,7 @@ def test_pruned_weights_do_not_make_a_finished_pipeline_run_again(
     assert {outcome.state for outcome in again.outcomes} == {"Cached"}
 
 
+@pytest.mark.slow
 def test_a_stage_that_must_run_has_its_pruned_inputs_made_again_with_the_same_bytes(
     finished: FakeStages, short_spec: PipelineSpec
 ) -> None:

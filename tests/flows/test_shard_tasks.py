@@ -98,6 +98,7 @@ def test_the_tokenizer_waits_for_its_first_shards_and_trains_while_the_rest_come
     assert hub.begun == ["last.parquet", *map(shard_name, range(3))]  # what the tokenizer waits for comes first
 
 
+@pytest.mark.slow
 def test_a_larger_text_does_not_train_the_tokenizer_again(hub: FakeHub, fake_stages: FakeStages) -> None:
     make_text(spec_of(3))
     fake_stages.ran()

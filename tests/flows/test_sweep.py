@@ -92,6 +92,7 @@ def test_a_retry_of_the_flow_run_keeps_the_name_and_goes_on(
     assert folders == [result.name]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_run_in_mlflow_with_its_constants_and_its_models_are_found_by_a_tag(
     fake_stages: FakeStages, mlflow_store: str
 ) -> None:

@@ -110,6 +110,7 @@ def test_what_ends_a_rank_s_process_group_leaves_its_workers_to_it(folder: Path)
     trainer.communicate()
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_trainer_that_was_killed(folder: Path) -> None:
     trainer = subprocess.Popen([sys.executable, "-c", STARTS_WORKERS, str(folder)], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout.readline() == "4\n"

@@ -78,6 +78,7 @@ def ids(updates: list[Update]) -> list[int]:
     return [token.id for update in updates for token in update.tokens]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_refused_and_leaves_no_process(folders: tuple[Path, Path]) -> None:
     options = EngineOptions(device="cpu", max_context=128)
     with pytest.raises(NanochatError, match="kv_memory_gb"):

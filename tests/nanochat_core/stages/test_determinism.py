@@ -15,6 +15,7 @@ def digest(folder: Path) -> str:
     return finish(StageFolder(folder)).digest
 
 
+@pytest.mark.slow
 def test_pretraining_on_tokens_made_on_the_fly_has_the_digest_of_that_on_cached_ones(
     bench: Workbench, base_model: Path
 ) -> None:

@@ -41,6 +41,7 @@ def kill_at(folder: Path, is_time: Callable[[], bool], delay: float = 0.0) -> bo
     return was_running
 
 
+@pytest.mark.slow
 def test_pretraining_killed_between_steps_and_inside_a_save_ends_with_the_same_bytes(
     bench: Workbench, base_model: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_it_is_measured_every_so_many_steps_and_at_the_last(tmp_path: Path) -> N
     assert run.state.model.training
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_before_is_measured_at_its_start_too(tmp_path: Path) -> None:
     train(make_run(tmp_path, Guesses(), is_from_start=True))
     assert list(values(tmp_path, "eval/guessed")) == [0, 5, 10, 12]
