@@ -21,7 +21,7 @@ from flows.field_changes import parse_changes
 from flows.terminal import append_visible, console, in_one_line, tell
 from nanochat_core import artifacts, paths
 from nanochat_core.data.own.bad_lines import BadLines
-from nanochat_core.data.own.preference_files import SPLITS
+from nanochat_core.data.own.file_splits import SPLITS
 from nanochat_core.data.own.text_places import FoundText, found_texts, left_alone, text_files
 from nanochat_core.data.own.text_stats import TextStats
 from nanochat_core.errors import ArtifactError, DataError

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nanochat_core import checkpoint
 from nanochat_core.artifacts import StageFolder, run_stage, write_bytes
-from nanochat_core.data.own.preference_files import SPLITS
+from nanochat_core.data.own.file_splits import SPLITS
 from nanochat_core.distributed import World, joined_world, rank_from_environment
 from nanochat_core.errors import DataError
 from nanochat_core.inference.tool_use import load_tool

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from nanochat_core.artifacts import canonical_json
 from nanochat_core.chat_format import read_jsonl_conversations
-from nanochat_core.data.own.conversation_files import WHOLE, conversation_files
+from nanochat_core.data.own.conversation_files import conversation_files
 from nanochat_core.data.own.conversation_reader import read_conversation_file
+from nanochat_core.data.own.file_splits import WHOLE
 from nanochat_core.errors import DataError
 from nanochat_core.inference.interface import Conversation
 from tasks_eval.splits import split_of

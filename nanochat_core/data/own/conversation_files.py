@@ -5,19 +5,17 @@ A file is used whole: which of its conversations are for testing, its reader dec
 split, train.jsonl and test.jsonl, or of another kind that `conversation_reader.py` reads. Torch-free.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from nanochat_core.data.own.conversation_reader import kind_of, read_conversation_file
+from nanochat_core.data.own.file_splits import SPLITS, WHOLE, state_of
 from nanochat_core.errors import DataError
 from nanochat_core.specs import MixtureItem
 
 DATASET = "custom"
-SPLITS = ("train", "test")
-WHOLE = "all"  # the split of a file that is train and test in one
 
 
 def conversation_files(place: Path) -> dict[str, Path]:
@@ -46,14 +44,8 @@ def _file_of(split: str, folder: Path) -> Path:
 
 
 def state_of_conversations(place: Path) -> str | None:
-    """Return a hash of the names, sizes and times of the files, another once one was written; None for no files."""
-    try:
-        facts = [
-            (split, path.stat().st_size, path.stat().st_mtime_ns) for split, path in conversation_files(place).items()
-        ]
-    except (DataError, OSError):
-        return None  # whoever reads them says why
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    """Return what is another once the files at `place` were written; None for no files."""
+    return state_of(conversation_files, place)
 
 
 def source_names(mixture: Sequence[MixtureItem]) -> list[str]:

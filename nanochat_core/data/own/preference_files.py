@@ -5,7 +5,6 @@ that ends with the user's; an answer is a text, a list of parts (`chat_format`),
 the answer, and then the prompt may be missing.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.chat_format import SHOWN_PROBLEMS, normalize, parsed
+from nanochat_core.data.own.file_splits import SPLITS, WHOLE, state_of
 from nanochat_core.errors import DataError
 
-SPLITS = ("train", "test")
-WHOLE = "all"  # the split of a file that is train and test in one
 KINDS = (".jsonl", ".parquet")
 SIDES = ("chosen", "rejected")
 
@@ -64,14 +62,8 @@ def preference_files(place: Path) -> dict[str, Path]:
 
 
 def state_of_preferences(place: Path) -> str | None:
-    """Return a hash of the names, sizes and times of the files, another once one was written; None for no files."""
-    try:
-        facts = [
-            (split, path.stat().st_size, path.stat().st_mtime_ns) for split, path in preference_files(place).items()
-        ]
-    except (DataError, OSError):
-        return None  # whoever reads them says why
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    """Return what is another once the files at `place` were written; None for no files."""
+    return state_of(preference_files, place)
 
 
 def read_preferences(path: Path) -> list[Pair]:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.artifacts import StageFolder, StageRequest
-from nanochat_core.data.own.preference_files import WHOLE, Pair, state_of_preferences
+from nanochat_core.data.own.file_splits import WHOLE
+from nanochat_core.data.own.preference_files import Pair, state_of_preferences
 from nanochat_core.data.preference_pairs import render_pair, split_pairs, work
 from nanochat_core.errors import DataError
 from nanochat_core.preference_specs import PreferencesSpec
