@@ -6,9 +6,9 @@ from flows.download import DOWNLOAD, TASK_DATA
 from flows.pipeline_run import make_stages
 from flows.run_names import named
 from flows.stage import Stage, StageOutcome, StageParams
-from nanochat_core.conflicts import GENERATED
 from nanochat_core.recipes_demo import demo
 from nanochat_core.specs import ContaminationSpec, PipelineSpec
+from nanochat_core.task_table import GENERATED
 
 
 def contamination_spec(spec: PipelineSpec) -> ContaminationSpec:

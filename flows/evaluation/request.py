@@ -11,10 +11,10 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from flows.evaluate import OF_BASE, Measure
-from nanochat_core.conflicts import CORE_LABELS, TASK_DATASETS, UNGRADED, WITH_PERSONA
 from nanochat_core.data.own import persona
 from nanochat_core.errors import SpecError, did_you_mean
 from nanochat_core.specs import EvaluateSpec, parse_params
+from nanochat_core.task_table import CORE_LABELS, TASK_DATASETS, UNGRADED, WITH_PERSONA
 
 ALL_OF_CORE = "CORE"
 CORE_EXAMPLES = 500  # of each task of CORE, where nothing else was said

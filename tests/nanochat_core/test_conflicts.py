@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanochat_core import conflicts, recipes
+from nanochat_core import conflicts, recipes, task_table
 from nanochat_core.errors import DataError, SpecError
 from nanochat_core.inference import engine
 from nanochat_core.recipes import RECIPES, derive, recipe
@@ -177,7 +177,7 @@ def test_of_core_everything_that_is_wrong_is_said() -> None:
 
 
 def test_the_evaluators_have_the_tasks_that_chatcore_asks_where_none_is_named() -> None:
-    assert conflicts.CHEAP_TASKS == CHEAP_TASKS
+    assert task_table.CHEAP_TASKS == CHEAP_TASKS
 
 
 def test_a_data_set_that_is_not_fetched_is_missed_by_each_task_that_reads_it() -> None:
@@ -270,10 +270,10 @@ def test_the_tables_say_what_the_code_does(tmp_path: Path) -> None:
         try:
             task = make_task(name, nothing, "test")
         except DataError as error:
-            assert f"The data set {conflicts.TASK_DATASETS[name]!r} was not fetched" in str(error)
+            assert f"The data set {task_table.TASK_DATASETS[name]!r} was not fetched" in str(error)
         else:
-            assert name not in conflicts.TASK_DATASETS
-            assert (task.grading is None) == (name in conflicts.UNGRADED)
-        if name in conflicts.UNTRAINABLE:
+            assert name not in task_table.TASK_DATASETS
+            assert (task.grading is None) == (name in task_table.UNGRADED)
+        if name in task_table.UNTRAINABLE:
             with pytest.raises(DataError, match="no training split"):
                 make_task(name, nothing, "train")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.conflicts import CORE_LABELS
 from nanochat_core.errors import DataError
+from nanochat_core.task_table import CORE_LABELS
 from tasks_eval.core.bundle import LABELS, read_bundle
 from tests.tasks_eval.core.bundle_files import ITEMS, write_bundle
 
