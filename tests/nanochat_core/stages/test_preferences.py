@@ -9,7 +9,7 @@ import pytest
 from nanochat_core.metrics import read_metrics
 from tests.nanochat_core.stages import stage_folders
 from tests.nanochat_core.stages.pair_folders import measured, request, sums, write_preferences
-from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes, runtime
+from tests.nanochat_core.stages.stage_folders import Workbench, final_bytes, rl_params, runtime
 from tests.nanochat_core.stages.test_kill import has_metrics, is_saving, kill_at
 
 STAGES = ("dpo", "reward_model")
@@ -72,6 +72,40 @@ def test_two_ranks_learn_what_one_learns(stage: str, paired: Workbench) -> None:
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert two == pytest.approx(one, rel=1e-3)
+
+
+def pleasing(paired: Workbench, name: str, **changes: Any) -> Path:
+    """Return the folder of an RL that pleases the bench's reward model and asks again where answers are alike."""
+    judge = request(paired, "reward_model", "judge")
+    if not (judge / "result.json").exists():
+        stage_folders.run(judge)
+    params = rl_params(reward="preference", refill_rounds=2, **changes)
+    return paired.request("rl", name, params, model="pretrain/whole", reward_model="reward_model/judge")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_rl_on_a_reward_model_ends_alike_after_kills(paired: Workbench) -> None:
+    whole, killed = pleasing(paired, "pleased"), pleasing(paired, "pleased-killed")
+    stage_folders.run(whole)
+    assert kill_at(killed, lambda: has_metrics(killed, 4))
+    assert kill_at(killed, lambda: is_saving(killed))
+    stage_folders.run(killed)
+    assert final_bytes(killed) == final_bytes(whole)
+    assert measured(killed) == measured(whole)
+
+
+@pytest.mark.slow
+def test_rl_on_a_reward_model_is_the_same_on_two_ranks(paired: Workbench) -> None:
+    one, two = (pleasing(paired, f"pleased-{ranks}", steps=3) for ranks in (1, 2))
+    for ranks, folder in enumerate((one, two), start=1):
+        stage_folders.run(folder, ranks)
+    first, second = (
+        [line for line in read_metrics(folder / "metrics.jsonl") if "rl/reward" in line] for folder in (one, two)
+    )
+    assert second[0]["rl/reward"] == pytest.approx(first[0]["rl/reward"], rel=1e-5)
+    assert [line["rl/questions"] for line in second] == [line["rl/questions"] for line in first]
+    assert second[0]["train/loss"] == pytest.approx(first[0]["train/loss"], rel=1e-4)
 
 
 def odd(text: str, other: str = "no") -> dict[str, Any]:
