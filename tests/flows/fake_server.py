@@ -81,11 +81,17 @@ class Life:
         temporary.rename(self._file)
 
     def take_over(self) -> None:
-        """Tell an older server on this port to leave."""
-        if self._pids.exists():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(self._pids.read_text()), signal.SIGUSR1)
+        """Tell an older server on this port to leave, and wait until it listens no more."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(self._pids.read_text()), signal.SIGUSR1)
+            deadline = time.monotonic() + 2
+            while self._pids.exists() and time.monotonic() < deadline:
+                time.sleep(0.005)
         self._pids.write_text(str(os.getpid()))
+
+    def listens_no_more(self) -> None:
+        if self._pids.exists() and self._pids.read_text() == str(os.getpid()):
+            self._pids.unlink()
 
     def leave(self, end: str) -> None:
         self.end = end
@@ -131,6 +137,8 @@ def main() -> None:
             life.leave("stopped")
     if behaviour != "silent":
         server.shutdown()
+        server.server_close()
+        life.listens_no_more()
     life.tell(life.end)
 
 
