@@ -5,8 +5,7 @@
 The recipe `demo` on the mirror that NANOCHAT_TEST_HUB points at (../shared/hub where empty), through `nanochat` as a
 user would: the base model, mid-training, SFT with its scores; RL on sums and on spelling, with several seeds; DPO and a
 reward model on pairs of the reference answer and the SFT model's own wrong sample; RL that pleases the reward model.
-Stages are cached in DIR, so the study may be stopped at any time and goes on where it was: about
-40 minutes on two cores.
+Stages are cached in DIR, so the study may be stopped at any time and goes on where it was; half an hour on two cores.
 Prints tables, and as its last line one JSON object.
 """
 

@@ -131,7 +131,7 @@ def test_the_engine_says_with_which_probability_it_drew_and_training_finds_the_s
     assert apart.min() >= 0 and apart.mean() > 1e-3
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-9), (torch.bfloat16, 2e-3)], ids=str)
 def test_what_is_drawn_from_and_what_learns_are_as_near_as_the_numbers_allow(dtype: torch.dtype, most: float) -> None:
     model = random_model()
     model.compute_dtype = dtype
